@@ -1,0 +1,34 @@
+# The only place that knows the flags of the kernels.
+#
+# add_kernels(target) compiles cpp/src/kernels.cpp into `target` once per instruction set. The flags are set on the
+# kernels themselves, so that no CMAKE_BUILD_TYPE and no CXXFLAGS of a user can change the bits of a step:
+#   -O3 -fno-math-errno -fno-trapping-math   without these GCC leaves square roots and comparisons scalar; neither
+#                                            changes a result, they only drop side effects (errno, traps)
+#   -ffp-contract=off                        a fused multiply-add rounds once where the specification rounds twice
+#   -fno-fast-math                           undoes a fast-math flag that came in through CXXFLAGS
+#   -fno-exceptions                          kernels throw nothing, and then the object needs no personality routine,
+#                                            which would be a weak symbol
+# MSVC vectorises at /O2 and keeps the order of operations under /fp:precise.
+
+set(RMSPROP_KERNEL_FLAGS
+    $<IF:$<CXX_COMPILER_ID:MSVC>,/O2;/fp:precise,-O3;-fno-fast-math;-fno-math-errno;-fno-trapping-math;-ffp-contract=off;-fno-exceptions>)
+
+function(add_kernels target)
+  _add_kernel_copy(${target} baseline "" "")
+  if(NOT CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$" OR NOT CMAKE_SIZEOF_VOID_P EQUAL 8)
+    return()
+  endif()
+  _add_kernel_copy(${target} x86_64_v3 -march=x86-64-v3 /arch:AVX2)
+  _add_kernel_copy(${target} x86_64_v4 -march=x86-64-v4 /arch:AVX512)
+  target_compile_definitions(${target} PRIVATE RMSPROP_X86_64_LEVELS)
+endfunction()
+
+function(_add_kernel_copy target name gnu_flag msvc_flag)
+  set(copy ${target}_kernels_${name})
+  add_library(${copy} OBJECT ${PROJECT_SOURCE_DIR}/cpp/src/kernels.cpp)
+  rmsprop_common_options(${copy})
+  target_compile_definitions(${copy} PRIVATE RMSPROP_KERNELS=kernels_${name})
+  target_compile_options(${copy} PRIVATE ${RMSPROP_KERNEL_FLAGS}
+                                         $<IF:$<CXX_COMPILER_ID:MSVC>,${msvc_flag},${gnu_flag}>)
+  target_sources(${target} PRIVATE $<TARGET_OBJECTS:${copy}>)
+endfunction()

@@ -1,0 +1,28 @@
+#include "errors.hpp"
+
+namespace rmsprop::bindings {
+
+std::string repr(PyObject* object) { return py::repr(py::handle(object)).cast<std::string>(); }
+
+std::string type_name(PyObject* object) { return Py_TYPE(object)->tp_name; }
+
+std::string Label::text() const {
+  std::string name = argument;
+  if (key != nullptr) name += "[" + repr(key) + "]";
+  if (entry != nullptr) name += std::string("['") + entry + "']";
+  return name;
+}
+
+void raise_type_error(const Label& label, const std::string& what) {
+  throw py::type_error(label.text() + ": " + what);
+}
+
+void raise_value_error(const Label& label, const std::string& what) {
+  throw py::value_error(label.text() + ": " + what);
+}
+
+void register_errors(py::module_& m) {
+  py::register_exception<MissingState>(m, "MissingStateError", PyExc_ValueError);
+}
+
+}  // namespace rmsprop::bindings

@@ -1,0 +1,36 @@
+// How the bindings say what is wrong: the argument, what was found, what was wanted.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <stdexcept>
+#include <string>
+
+namespace rmsprop::bindings {
+
+namespace py = pybind11;
+
+// Names an argument, as in `grads`, `grads[3]`, `grads['weight']` or `state[3]['square_avg']`.
+struct Label {
+  const char* argument;
+  PyObject* key = nullptr;       // borrowed; null for an argument that is one array
+  const char* entry = nullptr;   // null unless the argument holds a mapping per key
+  std::string text() const;
+};
+
+// Messages are `label: what`.
+[[noreturn]] void raise_type_error(const Label& label, const std::string& what);
+[[noreturn]] void raise_value_error(const Label& label, const std::string& what);
+
+// A state array is missing that the hyperparameters ask for. A ValueError of its own, so that an optimizer can allocate
+// what is missing and try again.
+struct MissingState : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+std::string type_name(PyObject* object);
+std::string repr(PyObject* object);
+
+void register_errors(py::module_& m);
+
+}  // namespace rmsprop::bindings

@@ -1,0 +1,227 @@
+#include "hyperparameters.hpp"
+
+#include <array>
+#include <cmath>
+#include <limits>
+#include <stdexcept>
+#include <string>
+
+#include "errors.hpp"
+#include "rmsprop/runtime.hpp"
+
+namespace rmsprop::bindings {
+namespace {
+
+// A key of a group. Its string is interned and lives as long as the process, so that a look-up compares pointers.
+struct Key {
+  const char* name;
+  PyObject* string;
+  explicit Key(const char* text) : name(text), string(PyUnicode_InternFromString(text)) {}
+};
+
+struct Keys {
+  Key params{"params"}, name{"name"};
+  Key initial_accumulator_value{"initial_accumulator_value"};
+  Key lr{"lr"}, alpha{"alpha"}, eps{"eps"}, eps_in_sqrt{"eps_in_sqrt"}, centered{"centered"};
+  Key momentum{"momentum"}, nesterov{"nesterov"}, lr_in_momentum{"lr_in_momentum"};
+  Key bias_correction{"bias_correction"}, lr_decay{"lr_decay"};
+  Key weight_decay{"weight_decay"}, decoupled_weight_decay{"decoupled_weight_decay"};
+  Key maximize{"maximize"}, clip_value{"clip_value"};
+
+  static const Keys& get() {
+    static const Keys keys;
+    return keys;
+  }
+};
+
+bool is_bool(PyObject* object) {
+  if (PyBool_Check(object)) return true;
+  if (PyFloat_CheckExact(object) || PyLong_CheckExact(object)) return false;
+  return py::isinstance(py::handle(object), py::module_::import("numpy").attr("bool_"));
+}
+
+bool flag_from(PyObject* object, const char* name) {
+  if (object == Py_False) return false;
+  if (object == Py_True) return true;
+  if (!is_bool(object)) raise_type_error({name}, "got " + type_name(object) + ", wanted a bool");
+  return py::handle(object).cast<bool>();
+}
+
+// Reads a group key by key and remembers which ones, so that a key that means nothing is found and not ignored.
+class GroupReader {
+ public:
+  explicit GroupReader(PyObject* group) : group_(group) {}
+
+  PyObject* find(const Key& key) {
+    PyObject* value = PyDict_GetItemWithError(group_, key.string);
+    if (value != nullptr) {
+      known_[known_count_++] = key.string;
+    } else if (PyErr_Occurred()) {
+      throw py::error_already_set();
+    }
+    return value;
+  }
+
+  PyObject* get(const Key& key) {
+    PyObject* value = find(key);
+    if (value == nullptr) raise_value_error({key.name}, "missing from the parameter group");
+    return value;
+  }
+
+  double number(const Key& key) { return number_from(get(key), key.name); }
+  bool flag(const Key& key) { return flag_from(get(key), key.name); }
+
+  // None means no limit.
+  double limit(const Key& key) {
+    PyObject* value = get(key);
+    if (value == Py_None) return std::numeric_limits<double>::infinity();
+    const double number = number_from(value, key.name);
+    if (!std::isfinite(number)) raise_value_error({key.name}, "got " + repr(value) + ", wanted a finite number or None");
+    return number;
+  }
+
+  double learning_rate(const std::function<std::int64_t()>& steps_taken) {
+    const Key& key = Keys::get().lr;
+    PyObject* value = get(key);
+    if (PyFloat_CheckExact(value) || !PyCallable_Check(value)) return number_from(value, key.name);
+    const auto schedule = py::reinterpret_borrow<py::object>(value);  // it may remove itself from the group
+    const py::object result = schedule(steps_taken());
+    return number_from(result.ptr(), key.name);
+  }
+
+  void finish() {
+    if (PyDict_GET_SIZE(group_) == known_count_) return;
+    for (auto item : py::reinterpret_borrow<py::dict>(group_)) {
+      if (!is_known(item.first)) raise_value_error({"param_groups"}, "unknown key " + repr(item.first.ptr()));
+    }
+  }
+
+ private:
+  bool is_known(py::handle key) const {
+    for (int i = 0; i < known_count_; ++i) {
+      if (key.equal(py::handle(known_[static_cast<std::size_t>(i)]))) return true;
+    }
+    return false;
+  }
+
+  PyObject* group_;
+  std::array<PyObject*, sizeof(Keys) / sizeof(Key)> known_ = {};
+  int known_count_ = 0;
+};
+
+void read_common(GroupReader& group) {
+  const Keys& keys = Keys::get();
+  group.find(keys.params);
+  group.find(keys.name);
+  if (PyObject* value = group.find(keys.initial_accumulator_value)) {
+    const char* name = keys.initial_accumulator_value.name;
+    const double number = number_from(value, name);
+    if (!(std::isfinite(number) && number >= 0.0)) {
+      raise_value_error({name}, "got " + repr(value) + ", wanted a finite number >= 0");
+    }
+  }
+}
+
+Preparation read_preparation(GroupReader& group, double grad_scale) {
+  const Keys& keys = Keys::get();
+  Preparation prepare;
+  prepare.grad_scale = grad_scale;
+  prepare.clip_value = group.limit(keys.clip_value);
+  prepare.maximize = group.flag(keys.maximize);
+  prepare.weight_decay = group.number(keys.weight_decay);
+  prepare.decoupled_weight_decay = group.flag(keys.decoupled_weight_decay);
+  return prepare;
+}
+
+RMSprop read_rmsprop(GroupReader& group, double lr, double grad_scale) {
+  const Keys& keys = Keys::get();
+  RMSprop h;
+  h.lr = lr;
+  h.alpha = group.number(keys.alpha);
+  h.eps = group.number(keys.eps);
+  h.eps_in_sqrt = group.flag(keys.eps_in_sqrt);
+  h.centered = group.flag(keys.centered);
+  h.momentum = group.number(keys.momentum);
+  h.nesterov = group.flag(keys.nesterov);
+  h.lr_in_momentum = group.flag(keys.lr_in_momentum);
+  h.bias_correction = group.flag(keys.bias_correction);
+  h.prepare = read_preparation(group, grad_scale);
+  return h;
+}
+
+Adagrad read_adagrad(GroupReader& group, double lr, double grad_scale) {
+  const Keys& keys = Keys::get();
+  Adagrad h;
+  h.lr = lr;
+  h.lr_decay = group.number(keys.lr_decay);
+  h.eps = group.number(keys.eps);
+  h.eps_in_sqrt = group.flag(keys.eps_in_sqrt);
+  h.prepare = read_preparation(group, grad_scale);
+  return h;
+}
+
+Hyperparameters read_checked(Algorithm algorithm, PyObject* dict, double grad_scale,
+                             const std::function<std::int64_t()>& steps_taken) {
+  if (!PyDict_Check(dict)) raise_type_error({"param_groups"}, "got " + type_name(dict) + ", wanted a dict per group");
+  GroupReader group(dict);
+  // First of all, since a schedule may run any Python code, even code that changes this group.
+  const double lr = group.learning_rate(steps_taken);
+  Hyperparameters result;
+  if (algorithm == Algorithm::rmsprop) {
+    result = read_rmsprop(group, lr, grad_scale);
+  } else {
+    result = read_adagrad(group, lr, grad_scale);
+  }
+  read_common(group);
+  group.finish();
+  std::visit([](const auto& hyperparameters) { check(hyperparameters); }, result);
+  return result;
+}
+
+}  // namespace
+
+double number_from(PyObject* object, const char* name) {
+  if (PyFloat_CheckExact(object)) return PyFloat_AS_DOUBLE(object);
+  const bool is_number = !is_bool(object) && (PyLong_Check(object) || PyFloat_Check(object) ||
+                                              py::isinstance(py::handle(object),
+                                                             py::module_::import("numbers").attr("Real")));
+  if (!is_number) raise_type_error({name}, "got " + type_name(object) + ", wanted a number");
+  const double number = PyFloat_AsDouble(object);
+  if (number == -1.0 && PyErr_Occurred()) {
+    PyErr_Clear();
+    raise_value_error({name}, "got " + repr(object) + ", wanted a number that a float can hold");
+  }
+  return number;
+}
+
+int num_threads_from(PyObject* object) {
+  if (object == Py_None) return 0;
+  if (!PyLong_Check(object) || PyBool_Check(object)) {
+    raise_type_error({"num_threads"}, "got " + type_name(object) + ", wanted an int or None");
+  }
+  const long n = PyLong_AsLong(object);
+  if (PyErr_Occurred()) PyErr_Clear();
+  if (n < 1 || n > max_num_threads) {
+    raise_value_error({"num_threads"},
+                      "got " + repr(object) + ", wanted a number from 1 to " + std::to_string(max_num_threads));
+  }
+  return static_cast<int>(n);
+}
+
+Hyperparameters read_hyperparameters(Algorithm algorithm, PyObject* group, int group_index, double grad_scale,
+                                     const std::function<std::int64_t()>& steps_taken) {
+  const auto prefixed = [&](const char* message) {
+    return group_index < 0 ? std::string(message) : "param_groups[" + std::to_string(group_index) + "]: " + message;
+  };
+  try {
+    return read_checked(algorithm, group, grad_scale, steps_taken);
+  } catch (const py::type_error& error) {
+    throw py::type_error(prefixed(error.what()));
+  } catch (const py::value_error& error) {
+    throw py::value_error(prefixed(error.what()));
+  } catch (const std::invalid_argument& error) {
+    throw py::value_error(prefixed(error.what()));
+  }
+}
+
+}  // namespace rmsprop::bindings

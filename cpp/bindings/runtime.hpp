@@ -1,0 +1,10 @@
+// Threads and instruction sets, as Python sees them.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace rmsprop::bindings {
+
+void register_runtime(pybind11::module_& m);
+
+}  // namespace rmsprop::bindings

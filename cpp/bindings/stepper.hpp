@@ -1,0 +1,85 @@
+// One step, from Python objects to the engine and back.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "hyperparameters.hpp"
+#include "overlap.hpp"
+#include "rmsprop/rmsprop.hpp"
+#include "views.hpp"
+
+namespace rmsprop::bindings {
+
+// How arguments are called in messages: an optimizer has `params` and `grads`, a function `param` and `grad`.
+enum class Naming : std::uint8_t { optimizer, function };
+
+class Gradients;
+
+// Checks everything a step is given and then takes it: a call completes, or raises before it has written one byte.
+//
+// Owns no arrays and no hyperparameters, only memory that serves again in the next step, so that a step allocates
+// nothing, and the proof of the last step that its arrays do not overlap.
+class Stepper {
+ public:
+  Stepper(Algorithm algorithm, Naming naming) : algorithm_(algorithm), naming_(naming) {}
+
+  // groups      list of dicts of hyperparameters, each with "params", a list of arrays
+  // grads       one array (keys is None), a dict (keys are strings) or a sequence (keys are integers)
+  // keys        what each parameter is called, in the order of the groups, or None for a single parameter
+  // state       a tuple of lists, one for each kind of state, of arrays or None
+  // steps       int64 array: how many steps each parameter has taken; one more where there is a gradient
+  void step(const py::list& groups, const py::object& grads, const py::object& keys, const py::tuple& state,
+            const py::object& steps, const py::object& grad_scale, const py::object& num_threads);
+
+  // Raises what a step would raise with gradients that fit. State may be missing.
+  void check(const py::list& groups, const py::object& keys, const py::tuple& state, const py::object& steps);
+
+  Algorithm algorithm() const { return algorithm_; }
+  Naming naming() const { return naming_; }
+
+ private:
+  struct Arguments;
+
+  struct Group {
+    Hyperparameters hyperparameters;
+    PyObject* params = nullptr;      // borrowed list
+    const Update* update = nullptr;  // the one made last, for step `t`
+    std::int64_t t = 0;
+  };
+
+  Arguments read(const py::list& groups, const Gradients* grads, const py::object& keys, const py::tuple& state,
+                 const py::object& steps, double grad_scale);
+  void read_groups(const py::list& groups, const py::object& steps, double grad_scale);
+  void reserve_updates();
+  const Update& update_for(Group& group, std::int64_t t);
+  void collect(const Arguments& arguments);
+  void add_tensor(const Arguments& arguments, std::size_t index, PyObject* param, PyObject* grad, const Update& update);
+  const Layout* layout_for(const View* views, const Tensor& tensor);
+  void check_overlap(const Arguments& arguments);
+  void run(int num_threads) const;
+  Label label(const Arguments& arguments, std::size_t index, int operand) const;
+
+  Algorithm algorithm_;
+  Naming naming_;
+  std::atomic_flag busy_ = ATOMIC_FLAG_INIT;
+
+  std::vector<Group> groups_;
+  std::vector<Update> updates_;  // never grows while a step points into it
+  std::vector<Tensor> tensors_;
+  std::vector<std::size_t> indices_;  // which parameter each tensor is
+  std::vector<PyObject*> arrays_;     // borrowed; operand_count for each tensor
+  std::vector<std::unique_ptr<Layout>> layouts_;
+  std::size_t layouts_used_ = 0;
+  OverlapCheck overlap_;
+};
+
+void register_stepper(py::module_& m);
+
+}  // namespace rmsprop::bindings

@@ -1,0 +1,8 @@
+// RMSprop and Adagrad steps on a CPU: everything a C++ program needs.
+#pragma once
+
+#include "rmsprop/hyperparameters.hpp"
+#include "rmsprop/runtime.hpp"
+#include "rmsprop/step.hpp"
+#include "rmsprop/tensor.hpp"
+#include "rmsprop/update.hpp"

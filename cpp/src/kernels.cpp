@@ -1,0 +1,142 @@
+// The loops over the rules. This file is compiled once per instruction set (cmake/InstructionSets.cmake), each time
+// with another RMSPROP_KERNELS, and each copy exports its entry points under that name and nothing else.
+//
+// A rule sees only dense tiles of T. Where a tensor is dense and its gradient is used as it is, the whole range is one
+// tile in the caller's own memory. Otherwise tiles of `tile_size` elements pass through the first-level cache: gathered
+// if they are strided, prepared if the gradient must be scaled, clipped or decayed, and scattered back. These stages
+// stand in front of the same formula, so they add up instead of multiplying out.
+
+#include <array>
+#include <cstdint>
+
+#include "codecs.hpp"
+#include "kernels.hpp"
+#include "rules.hpp"
+
+namespace rmsprop {
+namespace {
+
+// Five operands of 512 doubles are 20 KiB: they stay in a first-level cache of 32 KiB.
+constexpr std::int64_t tile_size = 512;
+
+// Pointers to the same dense run of elements in every operand.
+template <class T>
+struct Tile {
+  T* param;
+  const T* grad;
+  T* square_avg;
+  T* grad_avg;
+  T* momentum_buffer;
+};
+
+// The caller has proven that no written operand overlaps another one, which is what lets these loops vectorise.
+template <class Rule, class T>
+void apply(const Tile<T>& tile, std::int64_t n, const Coefficients& coefficients) {
+  const Scalars<T> c(coefficients);
+  T* __restrict w = tile.param;
+  const T* __restrict g = tile.grad;
+  T* __restrict v = tile.square_avg;
+  T* __restrict m = tile.grad_avg;
+  T* __restrict b = tile.momentum_buffer;
+  for (std::int64_t i = 0; i < n; ++i) {
+    T none = T(0);
+    Rule::update(w[i], g[i], v[i], Rule::centered ? m[i] : none, Rule::has_momentum ? b[i] : none, c);
+  }
+}
+
+template <class T>
+using Formula = void (*)(const Tile<T>&, std::int64_t, const Coefficients&);
+
+// In the order of enum Rule.
+template <class T>
+constexpr std::array<Formula<T>, rule_count> formulas = {
+    apply<AdagradRule, T>,
+    apply<RMSpropRule<false, Momentum::none>, T>,
+    apply<RMSpropRule<false, Momentum::heavy_ball>, T>,
+    apply<RMSpropRule<false, Momentum::nesterov>, T>,
+    apply<RMSpropRule<true, Momentum::none>, T>,
+    apply<RMSpropRule<true, Momentum::heavy_ball>, T>,
+    apply<RMSpropRule<true, Momentum::nesterov>, T>,
+};
+
+template <bool adds_l2, class T>
+void prepare(T* __restrict out, const T* __restrict g, const T* __restrict w, std::int64_t n, const Scalars<T>& c) {
+  for (std::int64_t i = 0; i < n; ++i) out[i] = prepared<adds_l2>(g[i], adds_l2 ? w[i] : T(0), c);
+}
+
+template <class T>
+void decay(T* __restrict w, std::int64_t n, const Scalars<T>& c) {
+  for (std::int64_t i = 0; i < n; ++i) w[i] = decayed(w[i], c);
+}
+
+// Dense views of a tensor's operands, one tile at a time.
+template <class T>
+class TileReader {
+ public:
+  explicit TileReader(const Tensor& tensor) : tensor_(tensor) {}
+
+  bool in_place(Operand operand) const { return tensor_.layout == nullptr || tensor_.layout->dense[operand]; }
+
+  T* own_memory(Operand operand, std::int64_t begin) const {
+    std::byte* data = tensor_.data[operand];
+    return data == nullptr ? nullptr : reinterpret_cast<T*>(data) + begin;
+  }
+
+  T* read(Operand operand, std::int64_t begin, std::int64_t n) {
+    if (in_place(operand) || tensor_.data[operand] == nullptr) return own_memory(operand, begin);
+    gather(buffers_[operand], tensor_, operand, begin, n);
+    return buffers_[operand];
+  }
+
+  void write_back(Operand operand, std::int64_t begin, std::int64_t n) const {
+    if (in_place(operand) || tensor_.data[operand] == nullptr) return;
+    scatter(buffers_[operand], tensor_, operand, begin, n);
+  }
+
+ private:
+  const Tensor& tensor_;
+  alignas(64) T buffers_[operand_count][tile_size];
+};
+
+template <class T>
+void step_tiles(const Tensor& tensor, std::int64_t begin, std::int64_t end, Formula<T> formula) {
+  const Update& update = *tensor.update;
+  const Scalars<T> c(update.coefficients);
+  TileReader<T> reader(tensor);
+  alignas(64) T prepared_grad[tile_size];
+
+  for (std::int64_t i = begin; i < end; i += tile_size) {
+    const std::int64_t n = end - i < tile_size ? end - i : tile_size;
+    Tile<T> tile = {reader.read(param, i, n), reader.read(grad, i, n), reader.read(square_avg, i, n),
+                    reader.read(grad_avg, i, n), reader.read(momentum_buffer, i, n)};
+    if (update.prepares_grad) {
+      (update.adds_l2 ? prepare<true, T> : prepare<false, T>)(prepared_grad, tile.grad, tile.param, n, c);
+      tile.grad = prepared_grad;
+    }
+    if (update.decays_param) decay(tile.param, n, c);
+    formula(tile, n, update.coefficients);
+    for (Operand operand : {param, square_avg, grad_avg, momentum_buffer}) reader.write_back(operand, i, n);
+  }
+}
+
+template <class T>
+void step_range(const Tensor& tensor, std::int64_t begin, std::int64_t end) noexcept {
+  const Update& update = *tensor.update;
+  const Formula<T> formula = formulas<T>[static_cast<int>(update.rule)];
+  if (tensor.layout != nullptr || update.prepares_grad || update.decays_param) {
+    step_tiles(tensor, begin, end, formula);
+    return;
+  }
+  const auto at = [&](Operand operand) {
+    std::byte* data = tensor.data[operand];
+    return data == nullptr ? nullptr : reinterpret_cast<T*>(data) + begin;
+  };
+  formula({at(param), at(grad), at(square_avg), at(grad_avg), at(momentum_buffer)}, end - begin, update.coefficients);
+}
+
+}  // namespace
+
+extern const Kernels RMSPROP_KERNELS;
+constexpr Kernels RMSPROP_KERNELS = {step_range<float>, step_range<double>};
+
+}  // namespace rmsprop

@@ -1,0 +1,92 @@
+// Reduces the layouts of a tensor's operands to the fewest dimensions that describe them all.
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+
+#include "rmsprop/tensor.hpp"
+
+namespace rmsprop {
+namespace {
+
+void move_dimension(Layout& layout, int from, int to) {
+  if (from == to) return;
+  layout.shape[to] = layout.shape[from];
+  for (auto& strides : layout.strides) strides[to] = strides[from];
+}
+
+void swap_dimensions(Layout& layout, int a, int b) {
+  std::swap(layout.shape[a], layout.shape[b]);
+  for (auto& strides : layout.strides) std::swap(strides[a], strides[b]);
+}
+
+void drop_dimensions_of_one(Layout& layout) {
+  int kept = 0;
+  for (int d = 0; d < layout.ndim; ++d) {
+    if (layout.shape[d] != 1) move_dimension(layout, d, kept++);
+  }
+  layout.ndim = kept;
+}
+
+// Insertion sort: there are few dimensions, they are mostly in order, and equal strides must keep theirs.
+void sort_by_parameter_stride(Layout& layout) {
+  const auto& strides = layout.strides[param];
+  for (int i = 1; i < layout.ndim; ++i) {
+    for (int d = i; d > 0 && std::abs(strides[d - 1]) < std::abs(strides[d]); --d) swap_dimensions(layout, d - 1, d);
+  }
+}
+
+// Dimensions a and a + 1 are one if a step in a is as long as a whole run of a + 1, in every operand.
+void merge_dimensions(Layout& layout, const Tensor& tensor) {
+  if (layout.ndim == 0) return;
+  int last = 0;
+  for (int d = 1; d < layout.ndim; ++d) {
+    const bool mergeable = [&] {
+      for (int operand = 0; operand < operand_count; ++operand) {
+        const auto& strides = layout.strides[operand];
+        if (tensor.data[operand] != nullptr && strides[last] != layout.shape[d] * strides[d]) return false;
+      }
+      return true;
+    }();
+    if (mergeable) {
+      const std::int64_t length = layout.shape[last];
+      move_dimension(layout, d, last);
+      layout.shape[last] *= length;
+    } else {
+      move_dimension(layout, d, ++last);
+    }
+  }
+  layout.ndim = last + 1;
+}
+
+bool is_dense(const Layout& layout, const Tensor& tensor, int operand) {
+  const std::int64_t item = item_size(tensor.dtype);
+  if (reinterpret_cast<std::uintptr_t>(tensor.data[operand]) % static_cast<std::uintptr_t>(item) != 0) return false;
+  std::int64_t stride = item;
+  for (int d = layout.ndim - 1; d >= 0; --d) {
+    if (layout.strides[operand][d] != stride) return false;
+    stride *= layout.shape[d];
+  }
+  return true;
+}
+
+}  // namespace
+
+bool normalize(Layout& layout, const Tensor& tensor) {
+  drop_dimensions_of_one(layout);
+  sort_by_parameter_stride(layout);
+  merge_dimensions(layout, tensor);
+  if (layout.ndim == 0) {  // a single element; the walk over a layout wants at least one dimension
+    layout.ndim = 1;
+    layout.shape[0] = 1;
+    for (auto& strides : layout.strides) strides[0] = item_size(tensor.dtype);
+  }
+  bool all_dense = true;
+  for (int operand = 0; operand < operand_count; ++operand) {
+    layout.dense[operand] = tensor.data[operand] == nullptr || is_dense(layout, tensor, operand);
+    all_dense = all_dense && layout.dense[operand];
+  }
+  return all_dense;
+}
+
+}  // namespace rmsprop

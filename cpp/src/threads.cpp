@@ -1,0 +1,81 @@
+// The only file with OpenMP.
+
+#include "threads.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <stdexcept>
+#include <string>
+
+#include "floating_point_scope.hpp"
+#include "rmsprop/runtime.hpp"
+
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+#if defined(__unix__) || defined(__APPLE__)
+#include <pthread.h>
+#endif
+
+namespace rmsprop {
+namespace {
+
+int default_num_threads() noexcept {
+#if defined(_OPENMP)
+  const int wanted = omp_get_max_threads();  // OMP_NUM_THREADS, or a CPU each
+#else
+  const int wanted = 1;
+#endif
+  return std::clamp(std::min(wanted, available_cpus()), 1, max_num_threads);
+}
+
+std::atomic<int>& num_threads() noexcept {
+  static std::atomic<int> n{default_num_threads()};
+  return n;
+}
+
+// After a fork the child has only the thread that called it. The OpenMP runtime does not know, and would wait for its
+// other threads for ever.
+std::atomic<bool> is_forked_child{false};
+
+#if defined(__unix__) || defined(__APPLE__)
+[[maybe_unused]] const int fork_handler = pthread_atfork(nullptr, nullptr, [] { is_forked_child = true; });
+#endif
+
+}  // namespace
+
+int get_num_threads() noexcept { return is_forked_child ? 1 : num_threads().load(std::memory_order_relaxed); }
+
+void set_num_threads(int n) {
+  if (n < 1 || n > max_num_threads) {
+    throw std::invalid_argument("num_threads: got " + std::to_string(n) + ", wanted a number from 1 to " +
+                                std::to_string(max_num_threads));
+  }
+  num_threads() = n;
+}
+
+int openmp_version() noexcept {
+#if defined(_OPENMP)
+  return _OPENMP;
+#else
+  return 0;
+#endif
+}
+
+void run_shares(int shares, void (*body)(const void* context, int share), const void* context) noexcept {
+#if defined(_OPENMP)
+  if (shares > 1 && !is_forked_child) {
+#pragma omp parallel num_threads(shares)
+    {
+      const FloatingPointScope scope;
+      // The runtime may give fewer threads than asked for: each takes every so many-th share.
+      for (int share = omp_get_thread_num(); share < shares; share += omp_get_num_threads()) body(context, share);
+    }
+    return;
+  }
+#endif
+  const FloatingPointScope scope;
+  for (int share = 0; share < shares; ++share) body(context, share);
+}
+
+}  // namespace rmsprop

@@ -1,0 +1,138 @@
+// From hyperparameters to coefficients: every derived scalar, computed once in double precision.
+
+#include "rmsprop/update.hpp"
+
+#include <cmath>
+#include <initializer_list>
+#include <sstream>
+#include <stdexcept>
+
+#include "floating_point_scope.hpp"
+#include "rmsprop/tensor.hpp"
+
+namespace rmsprop {
+namespace {
+
+struct Named {
+  const char* name;
+  double value;
+};
+
+[[noreturn]] void reject(const Named& number, const char* wanted) {
+  std::ostringstream message;
+  message << number.name << ": got " << number.value << ", wanted " << wanted;
+  throw std::invalid_argument(message.str());
+}
+
+void check_not_negative(std::initializer_list<Named> numbers) {
+  for (const Named& number : numbers) {
+    if (!(std::isfinite(number.value) && number.value >= 0.0)) reject(number, "a finite number >= 0");
+  }
+}
+
+void check(const Preparation& prepare) {
+  if (!std::isfinite(prepare.grad_scale)) reject({"grad_scale", prepare.grad_scale}, "a finite number");
+  if (!(prepare.clip_value >= 0.0)) reject({"clip_value", prepare.clip_value}, "a number >= 0");
+}
+
+// alpha^t by repeated squaring: std::pow may differ in the last bit between C libraries, multiplication may not.
+double power(double alpha, std::int64_t t) {
+  double result = 1.0;
+  for (double square = alpha; t > 0; t >>= 1, square *= square) {
+    if (t & 1) result *= square;
+  }
+  return result;
+}
+
+void set_eps(Coefficients& c, double eps, bool eps_in_sqrt) {
+  // + 0.0 turns a -0.0 into the +0.0 that is neutral.
+  c.eps_inside = eps_in_sqrt ? eps + 0.0 : 0.0;
+  c.eps_outside = eps_in_sqrt ? 0.0 : eps + 0.0;
+}
+
+void set_preparation(Update& update, const Preparation& prepare, double lr) {
+  Coefficients& c = update.coefficients;
+  c.grad_scale = prepare.grad_scale;
+  c.clip_scale = prepare.clip_scale;
+  c.clip_value = prepare.clip_value;
+  c.sign = prepare.maximize ? -1.0 : 1.0;
+  update.decays_param = prepare.decoupled_weight_decay && prepare.weight_decay != 0.0;
+  update.adds_l2 = !prepare.decoupled_weight_decay && prepare.weight_decay != 0.0;
+  c.weight_decay = prepare.weight_decay;
+  c.decoupled_decay = lr * prepare.weight_decay;
+  update.prepares_grad = update.adds_l2 || prepare.maximize || c.grad_scale != 1.0 || c.clip_scale != 1.0 ||
+                         std::isfinite(c.clip_value);
+}
+
+Rule rule_of(const RMSprop& h) {
+  if (h.momentum == 0.0) return h.centered ? Rule::rmsprop_centered : Rule::rmsprop;
+  if (h.nesterov) return h.centered ? Rule::rmsprop_centered_nesterov : Rule::rmsprop_nesterov;
+  return h.centered ? Rule::rmsprop_centered_momentum : Rule::rmsprop_momentum;
+}
+
+}  // namespace
+
+void check(const RMSprop& h) {
+  check_not_negative({{"lr", h.lr}, {"alpha", h.alpha}, {"eps", h.eps}, {"momentum", h.momentum},
+                      {"weight_decay", h.prepare.weight_decay}});
+  if (h.alpha > 1.0) reject({"alpha", h.alpha}, "a number from 0 to 1");
+  if (h.nesterov && h.momentum == 0.0) {
+    throw std::invalid_argument("nesterov: got True with momentum 0, wanted a momentum above 0 to look ahead with");
+  }
+  check(h.prepare);
+}
+
+void check(const Adagrad& h) {
+  check_not_negative({{"lr", h.lr}, {"lr_decay", h.lr_decay}, {"eps", h.eps},
+                      {"weight_decay", h.prepare.weight_decay}});
+  check(h.prepare);
+}
+
+Update make_update(const RMSprop& h, std::int64_t t) {
+  const FloatingPointScope scope;
+  Update update;
+  update.rule = rule_of(h);
+  Coefficients& c = update.coefficients;
+  c.alpha = h.alpha;
+  c.one_minus_alpha = 1.0 - h.alpha;
+  c.correction = h.bias_correction ? 1.0 / (1.0 - power(h.alpha, t)) : 1.0;
+  c.momentum = h.momentum;
+  const bool lr_outside = h.momentum != 0.0 && !h.lr_in_momentum;
+  c.lr_inside = lr_outside ? 1.0 : h.lr;
+  c.lr_outside = lr_outside ? h.lr : 1.0;
+  set_eps(c, h.eps, h.eps_in_sqrt);
+  set_preparation(update, h.prepare, h.lr);
+  return update;
+}
+
+Update make_update(const Adagrad& h, std::int64_t t) {
+  const FloatingPointScope scope;
+  Update update;
+  update.rule = Rule::adagrad;
+  Coefficients& c = update.coefficients;
+  c.lr_inside = h.lr / (1.0 + static_cast<double>(t - 1) * h.lr_decay);
+  set_eps(c, h.eps, h.eps_in_sqrt);
+  set_preparation(update, h.prepare, h.lr);
+  return update;
+}
+
+bool depends_on_step(const RMSprop& h) { return h.bias_correction; }
+bool depends_on_step(const Adagrad& h) { return h.lr_decay != 0.0; }
+
+unsigned state_of(Rule rule) {
+  constexpr unsigned averages = 1u << square_avg;
+  constexpr unsigned centered = averages | 1u << grad_avg;
+  constexpr unsigned buffer = 1u << momentum_buffer;
+  switch (rule) {
+    case Rule::adagrad:
+    case Rule::rmsprop: return averages;
+    case Rule::rmsprop_momentum:
+    case Rule::rmsprop_nesterov: return averages | buffer;
+    case Rule::rmsprop_centered: return centered;
+    case Rule::rmsprop_centered_momentum:
+    case Rule::rmsprop_centered_nesterov: return centered | buffer;
+  }
+  return averages;
+}
+
+}  // namespace rmsprop

@@ -1,0 +1,47 @@
+"""The compiled engine. Private: use the functions and classes of `rmsprop` instead."""
+
+import enum
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__version__: str
+
+class MissingStateError(ValueError): ...
+
+class Algorithm(enum.Enum):
+    rmsprop = 0
+    adagrad = 1
+
+class Naming(enum.Enum):
+    optimizer = 0
+    function = 1
+
+class Stepper:
+    def __init__(self, algorithm: Algorithm, naming: Naming) -> None: ...
+    def step(
+        self,
+        groups: list[dict[str, Any]],
+        grads: NDArray[Any] | Sequence[NDArray[Any] | None] | Mapping[str, NDArray[Any] | None],
+        keys: list[Any] | None,
+        state: tuple[list[Any], ...],
+        steps: NDArray[np.int64],
+        grad_scale: float,
+        num_threads: int | None,
+    ) -> None: ...
+    def check(
+        self,
+        groups: list[dict[str, Any]],
+        keys: list[Any] | None,
+        state: tuple[list[Any], ...],
+        steps: NDArray[np.int64],
+    ) -> None: ...
+
+def get_num_threads() -> int: ...
+def set_num_threads(num_threads: int) -> None: ...
+def available_cpus() -> int: ...
+def openmp_version() -> int: ...
+def instruction_sets() -> list[tuple[str, bool, bool]]: ...
+def use_instruction_set(name: str) -> None: ...

@@ -1,0 +1,212 @@
+"""One step on arrays that you keep yourself: for people with their own training loop.
+
+These functions are what the optimizers do without their memory of state and step counts. They check everything they are
+given before they write, and they change only the parameters and the state, in place.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rmsprop._core import Algorithm, Naming, Stepper
+
+Array = NDArray[Any]
+Arrays = Array | Sequence[Array]
+
+
+def rmsprop_(
+    param: Arrays,
+    grad: Arrays | Sequence[Array | None],
+    square_avg: Arrays,
+    *,
+    lr: float,
+    alpha: float = 0.9,
+    eps: float = 1e-8,
+    momentum: float = 0.0,
+    nesterov: bool = False,
+    centered: bool = False,
+    weight_decay: float = 0.0,
+    decoupled_weight_decay: bool = False,
+    maximize: bool = False,
+    eps_in_sqrt: bool = True,
+    lr_in_momentum: bool = False,
+    bias_correction: bool = False,
+    clip_value: float | None = None,
+    grad_avg: Arrays | None = None,
+    momentum_buffer: Arrays | None = None,
+    step: int = 1,
+    grad_scale: float = 1.0,
+    num_threads: int | None = None,
+) -> None:
+    """Take one RMSprop step, in place, on one array or on a list of arrays.
+
+    Formula:
+        square_avg = alpha * square_avg + (1 - alpha) * grad**2
+        param = param - lr * grad / sqrt(square_avg + eps)
+
+    The other hyperparameters change this as `rmsprop.RMSprop` describes.
+
+    Args:
+        param: array of float32, float64, complex64 or complex128, or a list of such arrays; updated in place.
+        grad: like `param`; never written. In a list, None leaves that parameter and its state as they are.
+        square_avg: like `param`; the average of squared gradients, updated in place. Zeros at first.
+        lr: learning rate, finite and >= 0.
+        alpha: smoothing constant, from 0 to 1.
+        eps: finite and >= 0.
+        momentum: above 0, `momentum_buffer` is needed.
+        nesterov: look ahead along the momentum buffer.
+        centered: divide by an estimate of the standard deviation; `grad_avg` is needed.
+        weight_decay: L2 penalty, added to the gradient, or decoupled from it.
+        decoupled_weight_decay: shrink the parameter by `lr * weight_decay` instead.
+        maximize: ascend instead of descend.
+        eps_in_sqrt: False divides by `sqrt(square_avg) + eps`, as PyTorch does.
+        lr_in_momentum: the buffer sums `lr * grad / d`, as in TensorFlow, instead of `grad / d`, as in PyTorch.
+        bias_correction: divide the averages by `1 - alpha**step`.
+        clip_value: clip each element of the gradient to [-clip_value, clip_value]; None does not.
+        grad_avg: like `param`; the average gradient, updated in place.
+        momentum_buffer: like `param`; updated in place.
+        step: which step this is, counted from 1; it matters for `bias_correction` alone.
+        grad_scale: number that every gradient is multiplied with first.
+        num_threads: at most so many threads; None for `rmsprop.get_num_threads()`.
+
+    Raises:
+        TypeError: an array is not a NumPy array, or of another dtype; a hyperparameter is not a number.
+        ValueError: shapes differ, an array that is written is read-only or shares memory with another, or a
+            hyperparameter is out of range. Nothing has been written then.
+
+    Example:
+        >>> import numpy as np
+        >>> from rmsprop.functional import rmsprop_
+        >>> param, grad, square_avg = np.ones(3), np.array([1.0, -2.0, 0.5]), np.zeros(3)
+        >>> rmsprop_(param, grad, square_avg, lr=0.1)
+        >>> param.round(4)
+        array([0.6838, 1.3162, 0.6838])
+
+    Source: T. Tieleman and G. Hinton, lecture 6e of Neural Networks for Machine Learning, Coursera, 2012.
+    """
+    group = {
+        "lr": lr,
+        "alpha": alpha,
+        "eps": eps,
+        "momentum": momentum,
+        "nesterov": nesterov,
+        "centered": centered,
+        "weight_decay": weight_decay,
+        "decoupled_weight_decay": decoupled_weight_decay,
+        "maximize": maximize,
+        "eps_in_sqrt": eps_in_sqrt,
+        "lr_in_momentum": lr_in_momentum,
+        "bias_correction": bias_correction,
+        "clip_value": clip_value,
+    }
+    state = {"square_avg": square_avg, "grad_avg": grad_avg, "momentum_buffer": momentum_buffer}
+    _step(Algorithm.rmsprop, group, param, grad, state, step, grad_scale, num_threads)
+
+
+def adagrad_(
+    param: Arrays,
+    grad: Arrays | Sequence[Array | None],
+    sum: Arrays,
+    *,
+    lr: float,
+    lr_decay: float = 0.0,
+    eps: float = 1e-8,
+    eps_in_sqrt: bool = True,
+    weight_decay: float = 0.0,
+    decoupled_weight_decay: bool = False,
+    maximize: bool = False,
+    clip_value: float | None = None,
+    step: int = 1,
+    grad_scale: float = 1.0,
+    num_threads: int | None = None,
+) -> None:
+    """Take one Adagrad step, in place, on one array or on a list of arrays.
+
+    Formula:
+        sum = sum + grad**2
+        param = param - lr / (1 + (step - 1) * lr_decay) * grad / sqrt(sum + eps)
+
+    Args:
+        param: array of float32, float64, complex64 or complex128, or a list of such arrays; updated in place.
+        grad: like `param`; never written. In a list, None leaves that parameter and its state as they are.
+        sum: like `param`; the sum of squared gradients, updated in place.
+        lr: learning rate, finite and >= 0.
+        lr_decay: how fast the learning rate falls with `step`, finite and >= 0.
+        eps: finite and >= 0.
+        eps_in_sqrt: False divides by `sqrt(sum) + eps`, as PyTorch does.
+        weight_decay: L2 penalty, added to the gradient, or decoupled from it.
+        decoupled_weight_decay: shrink the parameter by `lr * weight_decay` instead.
+        maximize: ascend instead of descend.
+        clip_value: clip each element of the gradient to [-clip_value, clip_value]; None does not.
+        step: which step this is, counted from 1; it matters for `lr_decay` alone.
+        grad_scale: number that every gradient is multiplied with first.
+        num_threads: at most so many threads; None for `rmsprop.get_num_threads()`.
+
+    Raises:
+        TypeError: an array is not a NumPy array, or of another dtype; a hyperparameter is not a number.
+        ValueError: shapes differ, an array that is written is read-only or shares memory with another, or a
+            hyperparameter is out of range. Nothing has been written then.
+
+    Example:
+        >>> import numpy as np
+        >>> from rmsprop.functional import adagrad_
+        >>> param, grad, sum = np.ones(3), np.array([1.0, -2.0, 0.5]), np.zeros(3)
+        >>> adagrad_(param, grad, sum, lr=0.1)
+        >>> param.round(4)
+        array([0.9, 1.1, 0.9])
+
+    Source: J. Duchi, E. Hazan and Y. Singer, Journal of Machine Learning Research 12, 2011.
+    """
+    group = {
+        "lr": lr,
+        "lr_decay": lr_decay,
+        "eps": eps,
+        "eps_in_sqrt": eps_in_sqrt,
+        "weight_decay": weight_decay,
+        "decoupled_weight_decay": decoupled_weight_decay,
+        "maximize": maximize,
+        "clip_value": clip_value,
+    }
+    _step(Algorithm.adagrad, group, param, grad, {"sum": sum}, step, grad_scale, num_threads)
+
+
+def _step(
+    algorithm: Algorithm,
+    group: dict[str, Any],
+    param: Arrays,
+    grad: Arrays | Sequence[Array | None],
+    state: dict[str, Arrays | None],
+    step: int,
+    grad_scale: float,
+    num_threads: int | None,
+) -> None:
+    """Hand one group of hyperparameters to the engine, with each array or list of arrays as a column."""
+    if isinstance(step, bool) or not isinstance(step, (int, np.integer)):
+        raise TypeError(f"step: got {type(step).__name__}, wanted an int")
+    if not 1 <= step < 2**63:
+        raise ValueError(f"step: got {step}, wanted a count from 1")
+    if isinstance(param, np.ndarray):
+        params, keys = [param], None
+        columns = tuple([array] for array in state.values())
+    else:
+        params = _list("param", param)
+        keys = list(range(len(params)))
+        columns = tuple(_column(name, arrays, len(params)) for name, arrays in state.items())
+    steps = np.full(len(params), step - 1, np.int64)
+    stepper = Stepper(algorithm, Naming.function)
+    stepper.step([{**group, "params": params}], grad, keys, columns, steps, grad_scale, num_threads)
+
+
+def _list(name: str, arrays: Any) -> list[Any]:
+    if not isinstance(arrays, (list, tuple)):
+        raise TypeError(f"{name}: got {type(arrays).__name__}, wanted a numpy.ndarray or a list of them")
+    return list(arrays)
+
+
+def _column(name: str, arrays: Any, count: int) -> list[Any]:
+    column = [None] * count if arrays is None else _list(name, arrays)
+    if len(column) != count:
+        raise ValueError(f"{name}: got {len(column)} arrays, wanted {count}, one for each parameter")
+    return column

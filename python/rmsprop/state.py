@@ -1,0 +1,102 @@
+"""Optimizer state as users see it: a mapping from each parameter to its arrays and its step count."""
+
+from collections.abc import Iterator, Mapping, MutableMapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class StateColumns:
+    """The state of all parameters, one list for each kind, in the order of the parameters.
+
+    This is the form in which a step wants it: a column is handed to the engine as it is, and 1,000 parameters cost no
+    look-up each. `State` is the same arrays, seen parameter by parameter.
+    """
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self.names = names
+        self.arrays: tuple[list[NDArray[Any] | None], ...] = tuple([] for _ in names)
+        self.steps: NDArray[np.int64] = np.zeros(0, np.int64)
+
+    def extended(self, count: int) -> "StateColumns":
+        """Return these columns with `count` more parameters, which have no state yet and have taken no step."""
+        longer = StateColumns(self.names)
+        longer.arrays = tuple([*column, *[None] * count] for column in self.arrays)
+        longer.steps = np.concatenate([self.steps, np.zeros(count, np.int64)])
+        return longer
+
+
+class ParameterState(MutableMapping[str, Any]):
+    """The state of one parameter: `step`, a count, and arrays under PyTorch's names.
+
+    An array can be replaced by any other of the parameter's shape and dtype; the next step checks it.
+    """
+
+    def __init__(self, columns: StateColumns, index: int) -> None:
+        self._columns = columns
+        self._index = index
+
+    def _column(self, name: str) -> list[NDArray[Any] | None]:
+        try:
+            return self._columns.arrays[self._columns.names.index(name)]
+        except ValueError:
+            raise KeyError(f"{name!r}: the state of this optimizer is 'step', {str(self._columns.names)[1:-1]}") from None
+
+    def __getitem__(self, name: str) -> Any:
+        if name == "step":
+            return int(self._columns.steps[self._index])
+        array = self._column(name)[self._index]
+        if array is None:
+            raise KeyError(f"{name!r}: these hyperparameters have not needed it so far")
+        return array
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if name == "step":
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+                raise TypeError(f"step: got {type(value).__name__}, wanted an int")
+            if not 0 <= value < 2**63:
+                raise ValueError(f"step: got {value}, wanted a count >= 0")
+            self._columns.steps[self._index] = value
+            return
+        column = self._column(name)
+        if not isinstance(value, np.ndarray):
+            raise TypeError(f"{name}: got {type(value).__name__}, wanted a numpy.ndarray")
+        column[self._index] = value
+
+    def __delitem__(self, name: str) -> None:
+        raise TypeError("state entries can be replaced, not deleted")
+
+    def __iter__(self) -> Iterator[str]:
+        yield "step"
+        for name, column in zip(self._columns.names, self._columns.arrays, strict=True):
+            if column[self._index] is not None:
+                yield name
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+
+class State(Mapping[Any, ParameterState]):
+    """The state of every parameter, by the parameter's index, or by its name if the parameters came in a dict."""
+
+    def __init__(self, columns: StateColumns, keys: list[Any]) -> None:
+        self._columns = columns
+        self._keys = keys
+
+    def __getitem__(self, key: Any) -> ParameterState:
+        if key not in self._keys:
+            raise KeyError(key)
+        return ParameterState(self._columns, self._keys.index(key))
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
