@@ -13,16 +13,12 @@ std::string Label::text() const {
   return name;
 }
 
-void raise_type_error(const Label& label, const std::string& what) {
-  throw py::type_error(label.text() + ": " + what);
-}
+void raise_type_error(const Label& label, const std::string& what) { throw py::type_error(label.text() + ": " + what); }
 
 void raise_value_error(const Label& label, const std::string& what) {
   throw py::value_error(label.text() + ": " + what);
 }
 
-void register_errors(py::module_& m) {
-  py::register_exception<MissingState>(m, "MissingStateError", PyExc_ValueError);
-}
+void register_errors(py::module_& m) { py::register_exception<MissingState>(m, "MissingStateError", PyExc_ValueError); }
 
 }  // namespace rmsprop::bindings

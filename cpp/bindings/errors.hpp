@@ -13,8 +13,8 @@ namespace py = pybind11;
 // Names an argument, as in `grads`, `grads[3]`, `grads['weight']` or `state[3]['square_avg']`.
 struct Label {
   const char* argument;
-  PyObject* key = nullptr;       // borrowed; null for an argument that is one array
-  const char* entry = nullptr;   // null unless the argument holds a mapping per key
+  PyObject* key = nullptr;      // borrowed; null for an argument that is one array
+  const char* entry = nullptr;  // null unless the argument holds a mapping per key
   std::string text() const;
 };
 

@@ -76,7 +76,8 @@ class GroupReader {
     PyObject* value = get(key);
     if (value == Py_None) return std::numeric_limits<double>::infinity();
     const double number = number_from(value, key.name);
-    if (!std::isfinite(number)) raise_value_error({key.name}, "got " + repr(value) + ", wanted a finite number or None");
+    if (!std::isfinite(number))
+      raise_value_error({key.name}, "got " + repr(value) + ", wanted a finite number or None");
     return number;
   }
 
@@ -182,9 +183,9 @@ Hyperparameters read_checked(Algorithm algorithm, PyObject* dict, double grad_sc
 
 double number_from(PyObject* object, const char* name) {
   if (PyFloat_CheckExact(object)) return PyFloat_AS_DOUBLE(object);
-  const bool is_number = !is_bool(object) && (PyLong_Check(object) || PyFloat_Check(object) ||
-                                              py::isinstance(py::handle(object),
-                                                             py::module_::import("numbers").attr("Real")));
+  const bool is_number =
+      !is_bool(object) && (PyLong_Check(object) || PyFloat_Check(object) ||
+                           py::isinstance(py::handle(object), py::module_::import("numbers").attr("Real")));
   if (!is_number) raise_type_error({name}, "got " + type_name(object) + ", wanted a number");
   const double number = PyFloat_AsDouble(object);
   if (number == -1.0 && PyErr_Occurred()) {

@@ -14,9 +14,9 @@ namespace rmsprop::bindings {
 // Collects the extents of a step's arrays and looks for a written one that overlaps any other.
 //
 // Disjoint extents prove disjoint arrays, and whether extents are disjoint depends on nothing else: so a proof is kept,
-// and a step with the extents of the step before it is done after one comparison. A step with new gradients looks each of
-// them up among the sorted extents of what is written. Only arrays whose extents do overlap, such as the columns of one
-// matrix, are compared exactly, in every step.
+// and a step with the extents of the step before it is done after one comparison. A step with new gradients looks each
+// of them up among the sorted extents of what is written. Only arrays whose extents do overlap, such as the columns of
+// one matrix, are compared exactly, in every step.
 class OverlapCheck {
  public:
   using ArrayId = std::uint32_t;

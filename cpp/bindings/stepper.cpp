@@ -56,7 +56,8 @@ class Gradients {
 
   void check_names() const {
     for (auto item : py::reinterpret_borrow<py::dict>(by_name_)) {
-      if (!py::reinterpret_borrow<py::list>(keys_).contains(item.first)) raise_value_error({"grads"}, "unknown parameter " + repr(item.first.ptr()));
+      if (!py::reinterpret_borrow<py::list>(keys_).contains(item.first))
+        raise_value_error({"grads"}, "unknown parameter " + repr(item.first.ptr()));
     }
   }
 
@@ -103,9 +104,12 @@ class References {
 // The entry of state and of messages that an operand stands for.
 const char* entry_name(Algorithm algorithm, int operand) {
   switch (operand) {
-    case square_avg: return algorithm == Algorithm::adagrad ? "sum" : "square_avg";
-    case grad_avg: return "grad_avg";
-    default: return "momentum_buffer";
+    case square_avg:
+      return algorithm == Algorithm::adagrad ? "sum" : "square_avg";
+    case grad_avg:
+      return "grad_avg";
+    default:
+      return "momentum_buffer";
   }
 }
 
@@ -127,7 +131,8 @@ PyObject* list_item(const py::list& list, std::size_t i) {
 
 // Borrowed.
 PyObject* params_of(PyObject* group) {
-  PyObject* params = PyDict_Check(group) ? PyDict_GetItemString(group, "params") : nullptr;
+  static PyObject* const key = PyUnicode_InternFromString("params");
+  PyObject* params = PyDict_Check(group) ? PyDict_GetItemWithError(group, key) : nullptr;
   if (params == nullptr || !PyList_Check(params)) {
     raise_value_error({"param_groups"}, "wanted a dict per group, with a list of arrays as 'params'");
   }
@@ -182,8 +187,8 @@ Label Stepper::label(const Arguments& arguments, std::size_t index, int operand)
   return {"state", key == nullptr ? py::int_(0).ptr() : key, entry};
 }
 
-// The hyperparameters of all groups. A schedule may run any Python code, so nothing that was seen of the arguments before
-// holds afterwards, and nothing that is seen here is kept.
+// The hyperparameters of all groups. A schedule may run any Python code, so nothing that was seen of the arguments
+// before holds afterwards, and nothing that is seen here is kept.
 void Stepper::read_groups(const py::list& groups, const py::object& steps, double grad_scale) {
   groups_.clear();
   std::size_t first = 0;
@@ -240,7 +245,7 @@ void Stepper::collect(const Arguments& arguments) {
 
 void Stepper::add_tensor(const Arguments& arguments, std::size_t index, PyObject* param_array, PyObject* grad_array,
                          const Update& update) {
-  std::array<View, operand_count> views;
+  std::array<View, operand_count> views = {};
   const Label param_label = label(arguments, index, param);
   views[param] = view_of(param_array, param_label);
   check_writeable(views[param], param_label);
@@ -267,12 +272,12 @@ void Stepper::add_tensor(const Arguments& arguments, std::size_t index, PyObject
   Tensor& tensor = tensors_.emplace_back();
   tensor.update = &update;
   tensor.size = views[param].size();
-  tensor.dtype = views[param].dtype;
+  tensor.dtype = views[param].dtype();
   for (int operand = 0; operand < operand_count; ++operand) {
     const View& view = views[operand];
-    tensor.data[operand] = view.data;
-    arrays_.push_back(view.array);
-    if (view.array == nullptr) continue;
+    arrays_.push_back(view.object());
+    if (!view) continue;
+    tensor.data[operand] = view.data();
     const auto id = static_cast<OverlapCheck::ArrayId>(arrays_.size() - 1);
     if (operand == grad) {
       overlap_.add_read(extent_of(view), id);
@@ -280,16 +285,16 @@ void Stepper::add_tensor(const Arguments& arguments, std::size_t index, PyObject
       overlap_.add_written(extent_of(view), id);
     }
   }
-  if (tensor.size > 0) tensor.layout = layout_for(views.data(), tensor);
+  if (tensor.size > 0 && !is_plainly_dense(views)) tensor.layout = layout_for(views, tensor);
   indices_.push_back(index);
 }
 
-const Layout* Stepper::layout_for(const View* views, const Tensor& tensor) {
-  if (is_plainly_dense(views, operand_count)) return nullptr;
+// Null if the operands turn out to be dense after all, such as channels-last ones.
+const Layout* Stepper::layout_for(std::span<const View> views, const Tensor& tensor) {
   if (layouts_used_ == layouts_.size()) layouts_.push_back(std::make_unique<Layout>());
   Layout& layout = *layouts_[layouts_used_];
   for (int operand = 0; operand < operand_count; ++operand) {
-    if (views[operand].array != nullptr) describe(views[operand], layout, operand);
+    if (views[operand]) describe(views[operand], layout, operand);
   }
   if (normalize(layout, tensor)) return nullptr;
   ++layouts_used_;
@@ -340,8 +345,7 @@ void Stepper::step(const py::list& groups, const py::object& grads, const py::ob
   const BusyGuard guard(busy_);
   const int threads = num_threads_from(num_threads.ptr());
   const Gradients gradients(grads, keys);
-  const Arguments arguments =
-      read(groups, &gradients, keys, state, steps, number_from(grad_scale.ptr(), "grad_scale"));
+  const Arguments arguments = read(groups, &gradients, keys, state, steps, number_from(grad_scale.ptr(), "grad_scale"));
   reserve_updates();
   collect(arguments);
   check_overlap(arguments);

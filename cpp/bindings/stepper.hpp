@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "hyperparameters.hpp"
@@ -61,7 +62,7 @@ class Stepper {
   const Update& update_for(Group& group, std::int64_t t);
   void collect(const Arguments& arguments);
   void add_tensor(const Arguments& arguments, std::size_t index, PyObject* param, PyObject* grad, const Update& update);
-  const Layout* layout_for(const View* views, const Tensor& tensor);
+  const Layout* layout_for(std::span<const View> views, const Tensor& tensor);
   void check_overlap(const Arguments& arguments);
   void run(int num_threads) const;
   Label label(const Arguments& arguments, std::size_t index, int operand) const;

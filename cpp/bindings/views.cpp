@@ -6,15 +6,10 @@
 #include <numeric>
 #include <string>
 #include <utility>
+#include <vector>
 
 namespace rmsprop::bindings {
 namespace {
-
-// Flags of NumPy's C API, part of its stable ABI.
-constexpr int flag_c_contiguous = 0x1;
-constexpr int flag_f_contiguous = 0x2;
-constexpr int flag_aligned = 0x100;
-constexpr int flag_writeable = 0x400;
 
 struct ElementType {
   DType dtype;
@@ -58,8 +53,9 @@ void check_is_array(PyObject* object, const Label& label) {
     raise_type_error(label, "got " + type_name(object) + ", wanted a numpy.ndarray, which can be used without a copy");
   }
   if (is_masked(object)) {
-    raise_type_error(label, "got a masked array, wanted a plain one: a step has no notion of masked elements "
-                            "(use .data or .filled())");
+    raise_type_error(label,
+                     "got a masked array, wanted a plain one: a step has no notion of masked elements "
+                     "(use .data or .filled())");
   }
 }
 
@@ -77,22 +73,22 @@ ElementType element_type_of(PyObject* descriptor, const Label& label) {
 }
 
 std::string shape_text(const View& view) {
-  py::tuple shape(view.ndim);
-  for (int d = 0; d < view.ndim; ++d) shape[static_cast<std::size_t>(d)] = view.shape[d];
+  py::tuple shape(view.ndim());
+  for (int d = 0; d < view.ndim(); ++d) shape[static_cast<std::size_t>(d)] = view.shape(d);
   return py::str(shape).cast<std::string>();
 }
 
 std::string type_text(const View& view) {
-  return type_names[(view.is_complex ? 2 : 0) + (view.dtype == DType::float64 ? 1 : 0)];
+  return type_names[(view.is_complex() ? 2 : 0) + (view.dtype() == DType::float64 ? 1 : 0)];
 }
 
-// True if every step in a dimension jumps over all that the smaller dimensions reach: then no two elements share memory.
-// Arrays that fail this without overlapping can only be made by hand, from strides; they are refused too.
+// True if every step in a dimension jumps over all that the smaller dimensions reach: then no two elements share
+// memory. Arrays that fail this without overlapping can only be made by hand, from strides; they are refused too.
 bool elements_are_apart(const View& view) {
   std::array<std::pair<std::int64_t, std::int64_t>, Layout::max_dims> dims;  // (stride, length)
   int n = 0;
-  for (int d = 0; d < view.ndim; ++d) {
-    if (view.shape[d] > 1) dims[n++] = {std::abs(static_cast<std::int64_t>(view.strides[d])), view.shape[d]};
+  for (int d = 0; d < view.ndim(); ++d) {
+    if (view.shape(d) > 1) dims[n++] = {std::abs(view.stride(d)), view.shape(d)};
   }
   std::sort(dims.begin(), dims.begin() + n);
   std::int64_t reach = view.bytes_per_element();
@@ -107,100 +103,86 @@ bool elements_are_apart(const View& view) {
 // The greatest common divisor of all strides: the elements of the view lie on a lattice of this spacing.
 std::int64_t spacing(const View& view) {
   std::int64_t result = 0;
-  for (int d = 0; d < view.ndim; ++d) {
-    if (view.shape[d] > 1) result = std::gcd(result, static_cast<std::int64_t>(view.strides[d]));
+  for (int d = 0; d < view.ndim(); ++d) {
+    if (view.shape(d) > 1) result = std::gcd(result, view.stride(d));
   }
   return result;
 }
 
 py::array plain_array(const View& view) {
   const std::string type = type_text(view);
-  return py::array(py::dtype(type), std::vector<py::ssize_t>(view.shape, view.shape + view.ndim),
-                   std::vector<py::ssize_t>(view.strides, view.strides + view.ndim), view.data,
-                   py::capsule(view.data, [](void*) {}));
+  std::vector<py::ssize_t> shape;
+  std::vector<py::ssize_t> strides;
+  for (int d = 0; d < view.ndim(); ++d) {
+    shape.push_back(view.shape(d));
+    strides.push_back(view.stride(d));
+  }
+  // A capsule as the owner keeps NumPy from copying; the view's own array outlives this one.
+  return py::array(py::dtype(type), shape, strides, view.data(), py::capsule(view.data(), [](void*) {}));
 }
 
 }  // namespace
 
-std::int64_t View::size() const {
-  std::int64_t elements = is_complex ? 2 : 1;
-  for (int d = 0; d < ndim; ++d) elements *= shape[d];
-  return elements;
-}
-
-bool View::is_writeable() const { return (flags & flag_writeable) != 0; }
-
-bool View::same_shape(const View& other) const {
-  return ndim == other.ndim && std::equal(shape, shape + ndim, other.shape);
-}
-
 Extent extent_of(const View& view) {
-  if ((view.flags & (flag_c_contiguous | flag_f_contiguous)) != 0) {
-    return {view.data, view.data + view.size() * item_size(view.dtype)};
-  }
+  if (view.is_contiguous()) return {view.data(), view.data() + view.size() * item_size(view.dtype())};
   std::int64_t lowest = 0;
   std::int64_t highest = view.bytes_per_element();
-  for (int d = 0; d < view.ndim; ++d) {
-    if (view.shape[d] == 0) return {view.data, view.data};
-    const std::int64_t reach = view.strides[d] * (view.shape[d] - 1);
+  for (int d = 0; d < view.ndim(); ++d) {
+    if (view.shape(d) == 0) return {view.data(), view.data()};
+    const std::int64_t reach = view.stride(d) * (view.shape(d) - 1);
     (reach < 0 ? lowest : highest) += reach;
   }
-  return {view.data + lowest, view.data + highest};
+  return {view.data() + lowest, view.data() + highest};
 }
 
 View view_of(PyObject* object, const Label& label) {
-  const NumPy& numpy = NumPy::get();
-  if (Py_TYPE(object) != numpy.array_type) check_is_array(object, label);
-  const auto* array = py::detail::array_proxy(object);
-  View view;
-  view.array = object;
-  view.data = reinterpret_cast<std::byte*>(array->data);
-  view.ndim = array->nd;
-  view.flags = array->flags;
-  view.shape = array->dimensions;
-  view.strides = array->strides;
-  const ElementType type = element_type_of(array->descr, label);
-  view.dtype = type.dtype;
-  view.is_complex = type.is_complex;
-  return view;
+  if (Py_TYPE(object) != NumPy::get().array_type) check_is_array(object, label);
+  const ElementType type = element_type_of(py::detail::array_proxy(object)->descr, label);
+  return View(object, type.dtype, type.is_complex);
 }
 
 void check_writeable(const View& view, const Label& label) {
   if (!view.is_writeable()) raise_value_error(label, "got a read-only array, wanted one that can be updated in place");
-  if ((view.flags & (flag_c_contiguous | flag_f_contiguous)) != 0) return;
-  if (!elements_are_apart(view)) {
-    raise_value_error(label, "got an array whose elements share memory (strides of a broadcast or sliding-window view), "
-                             "wanted one that can be updated in place");
+  if (!view.is_contiguous() && !elements_are_apart(view)) {
+    raise_value_error(label,
+                      "got an array whose elements share memory (strides of a broadcast or sliding-window view), "
+                      "wanted one that can be updated in place");
   }
 }
 
 void check_matches(const View& view, const Label& label, const View& param, const Label& param_label) {
   if (!view.same_type(param)) {
-    raise_type_error(label, "dtype " + type_text(view) + " does not match " + param_label.text() + " " +
-                                type_text(param));
+    raise_type_error(label,
+                     "dtype " + type_text(view) + " does not match " + param_label.text() + " " + type_text(param));
   }
   if (!view.same_shape(param)) {
-    raise_value_error(label, "shape " + shape_text(view) + " does not match " + param_label.text() + " " +
-                                 shape_text(param));
+    raise_value_error(label,
+                      "shape " + shape_text(view) + " does not match " + param_label.text() + " " + shape_text(param));
   }
 }
 
-bool is_plainly_dense(const View* views, int count) {
-  int common = flag_c_contiguous | flag_f_contiguous | flag_aligned;
-  for (int i = 0; i < count; ++i) common &= views[i].flags;
-  return (common & flag_aligned) != 0 && common != flag_aligned;
+bool is_plainly_dense(std::span<const View> views) {
+  bool all_c = true;
+  bool all_f = true;
+  for (const View& view : views) {
+    if (!view) continue;
+    if (!view.is_aligned()) return false;
+    all_c = all_c && view.is_c_contiguous();
+    all_f = all_f && view.is_f_contiguous();
+  }
+  return all_c || all_f;
 }
 
 void describe(const View& view, Layout& layout, int operand) {
   auto& strides = layout.strides[operand];
-  for (int d = 0; d < view.ndim; ++d) {
-    layout.shape[d] = view.shape[d];
-    strides[d] = view.strides[d];
+  for (int d = 0; d < view.ndim(); ++d) {
+    layout.shape[d] = view.shape(d);
+    strides[d] = view.stride(d);
   }
-  layout.ndim = view.ndim;
-  if (view.is_complex) {
+  layout.ndim = view.ndim();
+  if (view.is_complex()) {
     layout.shape[layout.ndim] = 2;
-    strides[layout.ndim++] = item_size(view.dtype);
+    strides[layout.ndim++] = item_size(view.dtype());
   }
 }
 
@@ -208,7 +190,7 @@ bool shares_memory(const View& a, const View& b) {
   // Columns of one matrix, and the like: both on lattices that never meet.
   const std::int64_t step = std::gcd(spacing(a), spacing(b));
   if (step > 0) {
-    const std::int64_t offset = ((b.data - a.data) % step + step) % step;
+    const std::int64_t offset = ((b.data() - a.data()) % step + step) % step;
     if (offset >= a.bytes_per_element() && offset + b.bytes_per_element() <= step) return false;
   }
   // The general question is a bounded integer programme; NumPy solves it, and gives up on what no real array poses.

@@ -1,8 +1,8 @@
 // Runs a piece of code in the IEEE-754 default environment, and leaves the thread's own as it was.
 //
-// A host program may have switched the thread to flush subnormals to zero or to another rounding mode; that would change
-// the bits of a step. And a step sets the sticky exception flags, which a host may be watching. So a scope sets round to
-// nearest with subnormals kept, and its end restores every bit of the control word, flags included.
+// A host program may have switched the thread to flush subnormals to zero or to another rounding mode; that would
+// change the bits of a step. And a step sets the sticky exception flags, which a host may be watching. So a scope sets
+// round to nearest with subnormals kept, and its end restores every bit of the control word, flags included.
 #pragma once
 
 #include <cstdint>

@@ -150,9 +150,9 @@ void use_instruction_set(std::string_view name) {
   for (const Implementation& implementation : implementations) {
     if (implementation.name != name) continue;
     if (!implementation.supported()) {
-      throw std::invalid_argument("instruction set '" + std::string(name) +
-                                  "' is not supported by this CPU and operating system; supported here: " +
-                                  supported_names());
+      throw std::invalid_argument(
+          "instruction set '" + std::string(name) +
+          "' is not supported by this CPU and operating system; supported here: " + supported_names());
     }
     chosen().store(&implementation);
     return;

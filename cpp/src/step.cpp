@@ -75,8 +75,8 @@ void step(std::span<const Tensor> tensors, int num_threads) noexcept {
   const std::int64_t worth = std::max<std::int64_t>(1, total_cost / least_cost_of_a_share);
   const Work work = {tensors, chosen_kernels(), total_cost, static_cast<int>(std::min<std::int64_t>(threads, worth))};
   run_shares(
-      work.shares,
-      [](const void* context, int share) { step_share(*static_cast<const Work*>(context), share); }, &work);
+      work.shares, [](const void* context, int share) { step_share(*static_cast<const Work*>(context), share); },
+      &work);
 }
 
 }  // namespace rmsprop

@@ -60,8 +60,8 @@ void set_preparation(Update& update, const Preparation& prepare, double lr) {
   update.adds_l2 = !prepare.decoupled_weight_decay && prepare.weight_decay != 0.0;
   c.weight_decay = prepare.weight_decay;
   c.decoupled_decay = lr * prepare.weight_decay;
-  update.prepares_grad = update.adds_l2 || prepare.maximize || c.grad_scale != 1.0 || c.clip_scale != 1.0 ||
-                         std::isfinite(c.clip_value);
+  update.prepares_grad =
+      update.adds_l2 || prepare.maximize || c.grad_scale != 1.0 || c.clip_scale != 1.0 || std::isfinite(c.clip_value);
 }
 
 Rule rule_of(const RMSprop& h) {
@@ -73,7 +73,10 @@ Rule rule_of(const RMSprop& h) {
 }  // namespace
 
 void check(const RMSprop& h) {
-  check_not_negative({{"lr", h.lr}, {"alpha", h.alpha}, {"eps", h.eps}, {"momentum", h.momentum},
+  check_not_negative({{"lr", h.lr},
+                      {"alpha", h.alpha},
+                      {"eps", h.eps},
+                      {"momentum", h.momentum},
                       {"weight_decay", h.prepare.weight_decay}});
   if (h.alpha > 1.0) reject({"alpha", h.alpha}, "a number from 0 to 1");
   if (h.nesterov && h.momentum == 0.0) {
@@ -83,8 +86,8 @@ void check(const RMSprop& h) {
 }
 
 void check(const Adagrad& h) {
-  check_not_negative({{"lr", h.lr}, {"lr_decay", h.lr_decay}, {"eps", h.eps},
-                      {"weight_decay", h.prepare.weight_decay}});
+  check_not_negative(
+      {{"lr", h.lr}, {"lr_decay", h.lr_decay}, {"eps", h.eps}, {"weight_decay", h.prepare.weight_decay}});
   check(h.prepare);
 }
 
@@ -125,12 +128,16 @@ unsigned state_of(Rule rule) {
   constexpr unsigned buffer = 1u << momentum_buffer;
   switch (rule) {
     case Rule::adagrad:
-    case Rule::rmsprop: return averages;
+    case Rule::rmsprop:
+      return averages;
     case Rule::rmsprop_momentum:
-    case Rule::rmsprop_nesterov: return averages | buffer;
-    case Rule::rmsprop_centered: return centered;
+    case Rule::rmsprop_nesterov:
+      return averages | buffer;
+    case Rule::rmsprop_centered:
+      return centered;
     case Rule::rmsprop_centered_momentum:
-    case Rule::rmsprop_centered_nesterov: return centered | buffer;
+    case Rule::rmsprop_centered_nesterov:
+      return centered | buffer;
   }
   return averages;
 }

@@ -37,14 +37,14 @@ struct Coefficients {
   double grad_scale = 1.0;
   double clip_scale = 1.0;
   double clip_value = std::numeric_limits<double>::infinity();
-  double sign = 1.0;            // -1 to maximize
-  double weight_decay = 0.0;    // L2
-  double decoupled_decay = 0.0; // lr * weight_decay, decoupled
+  double sign = 1.0;             // -1 to maximize
+  double weight_decay = 0.0;     // L2
+  double decoupled_decay = 0.0;  // lr * weight_decay, decoupled
 };
 
 struct Update {
   Rule rule = Rule::rmsprop;
-  bool prepares_grad = false;   // the gradient is scaled, clipped or negated, or gets the L2 term
+  bool prepares_grad = false;  // the gradient is scaled, clipped or negated, or gets the L2 term
   bool adds_l2 = false;
   bool decays_param = false;
   Coefficients coefficients = {};

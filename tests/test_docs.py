@@ -1,0 +1,61 @@
+"""What the documentation shows is what happens."""
+
+import doctest
+import importlib
+import pkgutil
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+import rmsprop
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+MODULES = sorted(module.name for module in pkgutil.iter_modules(rmsprop.__path__) if module.name != "__main__")
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_in_docstrings_run(name):
+    before = rmsprop.get_num_threads()
+    results = doctest.testmod(importlib.import_module(f"rmsprop.{name}"), optionflags=doctest.ELLIPSIS)
+    rmsprop.set_num_threads(before)
+    assert results.failed == 0
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        rmsprop.RMSprop,
+        rmsprop.Adagrad,
+        rmsprop.RMSprop.step,
+        rmsprop.functional.rmsprop_,
+        rmsprop.functional.adagrad_,
+        rmsprop.set_num_threads,
+        rmsprop.instruction_sets,
+    ],
+)
+def test_public_docstrings_have_an_example(function):
+    assert ">>> " in function.__doc__
+
+
+@pytest.mark.parametrize("optimizer", [rmsprop.RMSprop, rmsprop.Adagrad])
+def test_every_argument_is_documented(optimizer):
+    arguments = set(optimizer.__init__.__annotations__) - {"return"}
+    documented = set(re.findall(r"^        (\w+): ", optimizer.__doc__, re.MULTILINE))
+    assert documented == arguments
+
+
+def test_example_in_the_readme_runs(tmp_path, capsys):
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    script = tmp_path / "example.py"
+    script.write_text(example)
+    runpy.run_path(str(script), run_name="__main__")
+    printed = capsys.readouterr().out.strip()
+    (shown,) = re.findall(r"^print\(.*#\s*(.*)$", example, re.MULTILINE)
+    assert printed == shown
+
+
+def test_pictures_and_pages_that_the_readme_names_exist():
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
+        assert (ROOT / target).is_file(), target

@@ -1,0 +1,186 @@
+"""What a step runs on, and what importing the package does to a process."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rmsprop
+
+REFERENCE = Path(rmsprop.reference.__file__)
+
+
+def run_python(code, timeout=60, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def output_of(code, **environment):
+    result = run_python(code, **environment)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+@pytest.mark.parametrize("name", rmsprop.instruction_sets().available)
+def test_environment_variable_chooses_the_instruction_set(name):
+    code = "import rmsprop; print(rmsprop.instruction_sets().chosen)"
+    assert output_of(code, RMSPROP_ISA=name) == name
+
+
+def test_the_best_instruction_set_is_chosen_when_none_is_named():
+    code = "import rmsprop; print(rmsprop.instruction_sets().chosen)"
+    assert output_of(code, RMSPROP_ISA="") == rmsprop.instruction_sets().available[0]
+
+
+@pytest.mark.parametrize("name", ["sse9", "x86-64-v4 ", *rmsprop.instruction_sets().unavailable])
+def test_unknown_or_unsupported_instruction_set_makes_the_import_fail(name):
+    result = run_python("import rmsprop", RMSPROP_ISA=name)
+    assert result.returncode == 1
+    last_line = result.stderr.strip().splitlines()[-1]
+    assert last_line.startswith("ImportError: RMSPROP_ISA: ")
+    assert f"'{name}'" in last_line
+    assert "supported here: " in last_line
+    assert "baseline" in last_line
+
+
+def test_baseline_is_always_available():
+    sets = rmsprop.instruction_sets()
+    assert sets.available[-1] == "baseline"
+    assert sets.chosen in sets.available
+    assert not set(sets.available) & set(sets.unavailable)
+
+
+def test_number_of_threads_can_be_set_and_read():
+    before = rmsprop.get_num_threads()
+    try:
+        rmsprop.set_num_threads(3)
+        assert rmsprop.get_num_threads() == 3
+    finally:
+        rmsprop.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "message"),
+    [
+        (0, ValueError, "num_threads: got 0, wanted a number from 1 to 1024"),
+        (-1, ValueError, "num_threads: got -1, wanted a number from 1 to 1024"),
+        (1025, ValueError, "num_threads: got 1025, wanted a number from 1 to 1024"),
+        (10**30, ValueError, f"num_threads: got {10**30}, wanted a number from 1 to 1024"),
+        (True, TypeError, "num_threads: got bool, wanted an int or None"),
+        (2.0, TypeError, "num_threads: got float, wanted an int or None"),
+        ("2", TypeError, "num_threads: got str, wanted an int or None"),
+        (None, TypeError, "num_threads: got None, wanted an int"),
+    ],
+)
+def test_wrong_number_of_threads_is_an_error(value, error, message):
+    before = rmsprop.get_num_threads()
+    with pytest.raises(error) as raised:
+        rmsprop.set_num_threads(value)
+    assert str(raised.value) == message
+    assert rmsprop.get_num_threads() == before
+
+
+@pytest.mark.parametrize("wanted", ["1", "2", "1000000", "0", "-1", "garbage", ""])
+def test_any_omp_num_threads_gives_a_number_of_threads_that_works(wanted):
+    code = """
+        import numpy as np, rmsprop
+        param = np.ones(100_000)
+        rmsprop.RMSprop(param, lr=0.1).step(np.ones(100_000))
+        assert (param == param[0]).all() and param[0] != 1
+        print(rmsprop.get_num_threads(), rmsprop._core.available_cpus())
+    """
+    threads, cpus = map(int, output_of(code, OMP_NUM_THREADS=wanted).split())
+    assert 1 <= threads <= cpus
+    if wanted == "1":
+        assert threads == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this operating system has no affinity masks")
+def test_no_more_threads_than_the_affinity_mask_allows():
+    code = """
+        import os
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        import rmsprop
+        print(rmsprop.get_num_threads())
+    """
+    assert output_of(code) == "1"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this operating system has no fork")
+def test_a_forked_child_steps_on_its_own_thread_and_gets_the_same_bits():
+    code = """
+        import os, numpy as np, rmsprop
+        rmsprop.set_num_threads(2)
+        grad = np.random.default_rng(0).standard_normal(200_000)
+        param = np.ones(200_000)
+        optimizer = rmsprop.RMSprop(param, lr=0.1)
+        optimizer.step(grad)
+        read, write = os.pipe()
+        child = os.fork()
+        if child == 0:
+            optimizer.step(grad)
+            assert rmsprop.get_num_threads() == 1
+            os.write(write, param[::1000].tobytes())
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        optimizer.step(grad)
+        assert os.read(read, 1 << 16) == param[::1000].tobytes()
+        assert rmsprop.get_num_threads() == 2
+        print("same")
+    """
+    assert output_of(code) == "same"
+
+
+def test_show_config_names_everything_a_bug_report_needs(capsys):
+    rmsprop.show_config()
+    text = capsys.readouterr().out
+    for wanted in (rmsprop.__version__, np.__version__, rmsprop.instruction_sets().chosen, "threads", "OpenMP"):
+        assert wanted in text
+
+
+def test_reference_needs_no_compiled_extension():
+    code = f"""
+        import runpy, sys
+        sys.modules["rmsprop"] = None
+        module = runpy.run_path({str(REFERENCE)!r})
+        import numpy as np
+        param, square_avg = np.ones(1), np.zeros(1)
+        module["rmsprop_"](param, np.ones(1), square_avg, lr=0.1)
+        print(param[0] < 1)
+    """
+    assert output_of(code) == "True"
+
+
+def test_import_brings_in_nothing_heavy():
+    code = """
+        import sys, numpy
+        before = set(sys.modules)
+        import rmsprop
+        print(*sorted({name.partition(".")[0] for name in set(sys.modules) - before}))
+    """
+    assert set(output_of(code).split()) <= {"rmsprop", "platform"}
+
+
+def test_a_step_allocates_nothing_that_grows_with_the_parameters():
+    code = """
+        import numpy as np, resource, rmsprop
+        param, grad = np.ones(1 << 22), np.ones(1 << 22)
+        views = [np.ones((1 << 11, 1 << 11)) for _ in range(2)]
+        flat, strided = rmsprop.RMSprop(param, weight_decay=0.1), rmsprop.RMSprop(views[0], momentum=0.9)
+        flat.step(grad)  # starts the threads
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        flat.step(grad)
+        strided.step(views[1].T)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    """
+    pytest.importorskip("resource", reason="peak memory is read with the resource module")
+    assert int(output_of(code)) < 1024  # KiB, where one array has 32 MiB
