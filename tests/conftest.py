@@ -2,6 +2,7 @@
 
 import hypothesis
 import pytest
+
 import rmsprop
 from rmsprop import _core
 

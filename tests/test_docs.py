@@ -8,6 +8,7 @@ import runpy
 from pathlib import Path
 
 import pytest
+
 import rmsprop
 
 ROOT = Path(__file__).parent.parent

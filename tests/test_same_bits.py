@@ -5,9 +5,10 @@ import itertools
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-import rmsprop
 from bits import assert_same_bits
 from hypothesis import given
+
+import rmsprop
 from rmsprop import functional, reference
 
 REAL_TYPES = (np.float32, np.float64)
@@ -21,21 +22,35 @@ def special_values(dtype):
     """Return values at every edge of a floating-point type."""
     info = np.finfo(dtype)
     tiny, least, most = float(info.tiny), float(info.smallest_subnormal), float(info.max)
-    return [0.0, 1.0, least, tiny - least, tiny, 1e-20, 1e-3, 1 / 3, 0.5 + float(info.eps), 1e18, most / 2, most, np.inf]
+    return [
+        0.0,
+        1.0,
+        least,
+        tiny - least,
+        tiny,
+        1e-20,
+        1e-3,
+        1 / 3,
+        0.5 + float(info.eps),
+        1e18,
+        most / 2,
+        most,
+        np.inf,
+    ]
 
 
 def awkward_array(rng, shape, dtype, *, signed=True, specials=0.2):
     """Return ordinary numbers over many orders of magnitude, a share of them replaced by special values."""
     if np.dtype(dtype).kind == "c":
         part = np.float32 if dtype == np.complex64 else np.float64
-        parts = (awkward_array(rng, (*shape, 2), part, signed=signed, specials=specials)).view(dtype)
-        return parts.reshape(shape)
+        parts = awkward_array(rng, (*shape, 2), part, signed=signed, specials=specials)
+        return parts.view(dtype).reshape(shape)
     numbers = rng.standard_normal(shape) * 10.0 ** rng.integers(-12, 6, shape)
-    numbers = numbers.astype(dtype)
+    numbers = np.array(numbers, dtype)  # an array even where the shape is ()
     values = np.array([*special_values(dtype), np.nan], dtype)
     chosen = rng.random(shape) < specials
-    numbers[chosen] = rng.choice(values, shape)[chosen] * rng.choice([-1, 1], shape)[chosen]
-    return numbers if signed else np.abs(numbers)
+    numbers[chosen] = np.array(rng.choice(values, shape) * rng.choice([-1, 1], shape))[chosen]
+    return numbers if signed else np.abs(numbers, out=numbers)
 
 
 RMSPROP_OPTIONS = {
@@ -75,9 +90,6 @@ class Problem:
     def awkward(cls, rule, rng, shape, dtype):
         arrays = [awkward_array(rng, shape, dtype) for _ in range(4)]
         accumulator = awkward_array(rng, shape, dtype, signed=False)
-        if np.dtype(dtype).kind == "c":
-            accumulator = np.abs(accumulator.real) + 1j * np.abs(accumulator.imag)
-            accumulator = accumulator.astype(dtype)
         state = {"sum": accumulator}
         if rule == "rmsprop_":
             state = {"square_avg": accumulator, "grad_avg": arrays[2], "momentum_buffer": arrays[3]}

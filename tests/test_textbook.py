@@ -3,8 +3,9 @@
 import hypothesis.extra.numpy as hnp
 import hypothesis.strategies as st
 import numpy as np
-import rmsprop
 from hypothesis import given
+
+import rmsprop
 
 gradients = hnp.arrays(np.float64, st.tuples(st.integers(1, 12), st.just(5)), elements=st.floats(-100, 100))
 

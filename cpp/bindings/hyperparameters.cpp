@@ -40,6 +40,12 @@ bool is_bool(PyObject* object) {
   return py::isinstance(py::handle(object), py::module_::import("numpy").attr("bool_"));
 }
 
+// Never the value of a class that could give another number tomorrow, nor a schedule.
+bool is_immutable(PyObject* value) {
+  return PyFloat_CheckExact(value) || PyLong_CheckExact(value) || PyBool_Check(value) || PyUnicode_CheckExact(value) ||
+         value == Py_None;
+}
+
 bool flag_from(PyObject* object, const char* name) {
   if (object == Py_False) return false;
   if (object == Py_True) return true;
@@ -209,19 +215,53 @@ int num_threads_from(PyObject* object) {
   return static_cast<int>(n);
 }
 
-Hyperparameters read_hyperparameters(Algorithm algorithm, PyObject* group, int group_index, double grad_scale,
-                                     const std::function<std::int64_t()>& steps_taken) {
+bool GroupHyperparameters::read(Algorithm algorithm, PyObject* group, int group_index, double grad_scale,
+                                const std::function<std::int64_t()>& steps_taken) {
+  if (is_remembered(group, grad_scale)) return false;
   const auto prefixed = [&](const char* message) {
     return group_index < 0 ? std::string(message) : "param_groups[" + std::to_string(group_index) + "]: " + message;
   };
   try {
-    return read_checked(algorithm, group, grad_scale, steps_taken);
+    value_ = read_checked(algorithm, group, grad_scale, steps_taken);
   } catch (const py::type_error& error) {
     throw py::type_error(prefixed(error.what()));
   } catch (const py::value_error& error) {
     throw py::value_error(prefixed(error.what()));
   } catch (const std::invalid_argument& error) {
     throw py::value_error(prefixed(error.what()));
+  }
+  remember(group, grad_scale);
+  return true;
+}
+
+bool GroupHyperparameters::is_remembered(PyObject* group, double grad_scale) const {
+  if (seen_.empty() || grad_scale != grad_scale_ || !PyDict_Check(group)) return false;
+  if (PyDict_GET_SIZE(group) != static_cast<Py_ssize_t>(seen_.size())) return false;
+  const PyObject* const params = Keys::get().params.string;
+  Py_ssize_t position = 0;
+  PyObject* key = nullptr;
+  PyObject* value = nullptr;
+  for (const auto& [seen_key, seen_value] : seen_) {
+    PyDict_Next(group, &position, &key, &value);
+    if (key != seen_key.ptr() || (value != seen_value.ptr() && key != params)) return false;
+  }
+  return true;
+}
+
+void GroupHyperparameters::remember(PyObject* group, double grad_scale) {
+  seen_.clear();
+  grad_scale_ = grad_scale;
+  Py_ssize_t position = 0;
+  PyObject* key = nullptr;
+  PyObject* value = nullptr;
+  while (PyDict_Next(group, &position, &key, &value) != 0) {
+    const bool is_params = key == Keys::get().params.string;
+    if (!is_params && !is_immutable(value)) {
+      seen_.clear();
+      return;
+    }
+    seen_.emplace_back(py::reinterpret_borrow<py::object>(key),
+                       is_params ? py::none() : py::reinterpret_borrow<py::object>(value));
   }
 }
 

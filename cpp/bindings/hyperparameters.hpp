@@ -5,8 +5,9 @@
 
 #include <cstdint>
 #include <functional>
-#include <string_view>
+#include <utility>
 #include <variant>
+#include <vector>
 
 #include "rmsprop/hyperparameters.hpp"
 
@@ -18,10 +19,27 @@ using Hyperparameters = std::variant<RMSprop, Adagrad>;
 
 enum class Algorithm : std::uint8_t { rmsprop, adagrad };
 
-// Reads and checks every hyperparameter of a group. Raises TypeError or ValueError that names the one at fault, and the
-// group too if `group_index` is not negative. If `lr` is callable it is called with steps_taken().
-Hyperparameters read_hyperparameters(Algorithm algorithm, PyObject* group, int group_index, double grad_scale,
-                                     const std::function<std::int64_t()>& steps_taken);
+// The hyperparameters of one group, from step to step.
+class GroupHyperparameters {
+ public:
+  // Reads and checks them all. Raises TypeError or ValueError that names the one at fault, and the group too if its
+  // index is not negative. If `lr` is callable it is called with steps_taken().
+  //
+  // A group that holds the very objects it held at the last call is not read again: numbers and flags never change,
+  // they are only replaced by others. Returns whether anything was read.
+  bool read(Algorithm algorithm, PyObject* group, int group_index, double grad_scale,
+            const std::function<std::int64_t()>& steps_taken);
+
+  const Hyperparameters& get() const { return value_; }
+
+ private:
+  bool is_remembered(PyObject* group, double grad_scale) const;
+  void remember(PyObject* group, double grad_scale);
+
+  Hyperparameters value_;
+  std::vector<std::pair<py::object, py::object>> seen_;  // keys and values; empty if they must be read at each step
+  double grad_scale_ = 1.0;
+};
 
 // A number as Python's float() would have it, but no bool, complex or string. Raises TypeError or ValueError.
 double number_from(PyObject* object, const char* name);

@@ -11,59 +11,6 @@
 
 namespace rmsprop::bindings {
 
-// The gradients of a step, whatever they came in.
-class Gradients {
- public:
-  Gradients(const py::object& grads, const py::object& keys) : keys_(keys) {
-    if (keys.is_none()) {
-      single_ = grads;
-    } else if (PyList_GET_SIZE(keys.ptr()) > 0 && PyUnicode_Check(PyList_GET_ITEM(keys.ptr(), 0))) {
-      if (!PyDict_Check(grads.ptr())) raise_kind(grads, "a dict with the names of the parameters");
-      by_name_ = grads;
-    } else {
-      const bool is_sequence = PySequence_Check(grads.ptr()) && !py::isinstance<py::array>(grads);
-      if (!is_sequence) raise_kind(grads, "a sequence of arrays, one for each parameter");
-      sequence_ = py::reinterpret_steal<py::object>(PySequence_Fast(grads.ptr(), "grads"));
-      if (!sequence_) throw py::error_already_set();
-    }
-  }
-
-  void check_count(std::size_t params) const {
-    const auto wanted = static_cast<Py_ssize_t>(params);
-    if (sequence_ && PySequence_Fast_GET_SIZE(sequence_.ptr()) != wanted) {
-      raise_value_error({"grads"}, "got " + std::to_string(PySequence_Fast_GET_SIZE(sequence_.ptr())) +
-                                       " gradients, wanted " + std::to_string(wanted) + ", one for each parameter");
-    }
-    if (by_name_ && PyDict_GET_SIZE(by_name_.ptr()) != wanted) check_names();
-  }
-
-  // Borrowed, and None for a parameter to be skipped.
-  PyObject* at(std::size_t index) const {
-    if (single_) return single_.ptr();
-    const auto i = static_cast<Py_ssize_t>(index);
-    if (sequence_) return PySequence_Fast_GET_ITEM(sequence_.ptr(), i);
-    PyObject* name = PyList_GET_ITEM(keys_.ptr(), i);
-    PyObject* grad = PyDict_GetItemWithError(by_name_.ptr(), name);
-    if (grad != nullptr) return grad;
-    if (PyErr_Occurred()) throw py::error_already_set();
-    raise_value_error({"grads"}, "nothing for parameter " + repr(name) + " (None would skip it)");
-  }
-
- private:
-  [[noreturn]] static void raise_kind(const py::object& grads, const char* wanted) {
-    raise_type_error({"grads"}, "got " + type_name(grads.ptr()) + ", wanted " + wanted);
-  }
-
-  void check_names() const {
-    for (auto item : py::reinterpret_borrow<py::dict>(by_name_)) {
-      if (!py::reinterpret_borrow<py::list>(keys_).contains(item.first))
-        raise_value_error({"grads"}, "unknown parameter " + repr(item.first.ptr()));
-    }
-  }
-
-  py::object keys_, single_, by_name_, sequence_;
-};
-
 namespace {
 
 // Below this many elements a step is done before another thread could make use of the GIL.
@@ -113,18 +60,6 @@ const char* entry_name(Algorithm algorithm, int operand) {
   }
 }
 
-// The step counts, whose memory is written: checked like any other array.
-std::int64_t* checked_steps(const py::object& steps, std::size_t params) {
-  if (!py::isinstance<py::array_t<std::int64_t>>(steps)) {
-    raise_type_error({"steps"}, "got " + type_name(steps.ptr()) + ", wanted an int64 array");
-  }
-  auto array = py::reinterpret_borrow<py::array>(steps);
-  const bool fits = array.ndim() == 1 && array.shape(0) == static_cast<py::ssize_t>(params) && array.writeable() &&
-                    (params < 2 || array.strides(0) == static_cast<py::ssize_t>(sizeof(std::int64_t)));
-  if (!fits) raise_value_error({"steps"}, "wanted a dense, writeable array with one entry for each parameter");
-  return static_cast<std::int64_t*>(array.mutable_data());
-}
-
 PyObject* list_item(const py::list& list, std::size_t i) {
   return PyList_GET_ITEM(list.ptr(), static_cast<Py_ssize_t>(i));
 }
@@ -147,18 +82,24 @@ std::size_t count_params(const py::list& groups) {
 
 // The most steps that any parameter of the group has taken: what a schedule is asked with.
 std::int64_t most_steps(const py::list& groups, PyObject* group, std::size_t first, const py::object& steps) {
-  const std::int64_t* counts = checked_steps(steps, count_params(groups)) + first;
-  return std::accumulate(counts, counts + PyList_GET_SIZE(params_of(group)), std::int64_t{0},
+  const std::size_t params = count_params(groups);
+  const auto own = static_cast<std::size_t>(PyList_GET_SIZE(params_of(group)));
+  if (first + own > params) raise_value_error({"param_groups"}, "a schedule added or removed a group");
+  const std::int64_t* counts = counts_of(steps.ptr(), params, {"steps"}) + first;
+  return std::accumulate(counts, counts + own, std::int64_t{0},
                          [](std::int64_t a, std::int64_t b) { return std::max(a, b); });
 }
 
-void check_columns(const py::object& keys, const py::tuple& state, std::size_t params) {
+void check_columns(Algorithm algorithm, const py::object& keys, const py::tuple& state, std::size_t params) {
   const auto fits = [&](PyObject* list) {
     return PyList_Check(list) && static_cast<std::size_t>(PyList_GET_SIZE(list)) == params;
   };
   if (!(keys.is_none() ? params == 1 : fits(keys.ptr()))) {
     raise_value_error({"keys"}, "wanted a list with one entry for each parameter");
   }
+  const std::size_t kinds = algorithm == Algorithm::adagrad ? 1 : operand_count - square_avg;
+  if (state.size() != kinds)
+    raise_value_error({"state"}, "wanted a list for each of " + std::to_string(kinds) + " kinds");
   for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(state.ptr()); ++i) {
     if (!fits(PyTuple_GET_ITEM(state.ptr(), i))) {
       raise_value_error({"state"}, "wanted lists with one entry for each parameter");
@@ -190,103 +131,102 @@ Label Stepper::label(const Arguments& arguments, std::size_t index, int operand)
 // The hyperparameters of all groups. A schedule may run any Python code, so nothing that was seen of the arguments
 // before holds afterwards, and nothing that is seen here is kept.
 void Stepper::read_groups(const py::list& groups, const py::object& steps, double grad_scale) {
-  groups_.clear();
+  groups_.resize(groups.size());
   std::size_t first = 0;
-  for (std::size_t i = 0; i < groups.size(); ++i) {
-    const py::object group = groups[i];
-    const auto steps_taken = [&] { return most_steps(groups, group.ptr(), first, steps); };
-    const int index = groups.size() == 1 ? -1 : static_cast<int>(i);
-    groups_.push_back({read_hyperparameters(algorithm_, group.ptr(), index, grad_scale, steps_taken)});
-    first += static_cast<std::size_t>(PyList_GET_SIZE(params_of(group.ptr())));
+  for (std::size_t i = 0; i < groups_.size() && i < groups.size(); ++i) {
+    const auto dict = py::reinterpret_borrow<py::object>(list_item(groups, i));
+    const auto steps_taken = [&] { return most_steps(groups, dict.ptr(), first, steps); };
+    Group& group = groups_[i];
+    if (group.hyperparameters.read(algorithm_, dict.ptr(), groups.size() == 1 ? -1 : static_cast<int>(i), grad_scale,
+                                   steps_taken)) {
+      group.t = 0;
+    }
+    first += static_cast<std::size_t>(PyList_GET_SIZE(params_of(dict.ptr())));
   }
 }
 
-// Room for one update per group, or one per parameter where updates differ between steps.
-void Stepper::reserve_updates() {
-  std::size_t most = 0;
-  for (const Group& group : groups_) {
-    const bool differs = std::visit([](const auto& h) { return depends_on_step(h); }, group.hyperparameters);
-    most += differs ? static_cast<std::size_t>(PyList_GET_SIZE(group.params)) : 1;
-  }
+// Makes room, so that nothing moves while tensors point to updates.
+void Stepper::reserve(std::size_t params) {
+  tensors_.clear();
+  tensors_.reserve(params);
+  indices_.clear();
+  indices_.reserve(params);
+  arrays_.clear();
+  arrays_.reserve(params * operand_count);
+  layouts_used_ = 0;
   updates_.clear();
-  updates_.reserve(most);
+  std::size_t updates = 0;
+  for (const Group& group : groups_) {
+    if (differs_between_steps(group)) updates += static_cast<std::size_t>(PyList_GET_SIZE(group.params));
+  }
+  updates_.reserve(updates);
 }
 
+bool Stepper::differs_between_steps(const Group& group) {
+  return std::visit([](const auto& h) { return depends_on_step(h); }, group.hyperparameters.get());
+}
+
+// Parameters of one group share an update as long as it does not depend on the step or they have taken equally many.
 const Update& Stepper::update_for(Group& group, std::int64_t t) {
-  return std::visit(
-      [&](const auto& hyperparameters) -> const Update& {
-        if (group.update == nullptr || (t != group.t && depends_on_step(hyperparameters))) {
-          group.update = &updates_.emplace_back(make_update(hyperparameters, t));
-          group.t = t;
-        }
-        return *group.update;
-      },
-      group.hyperparameters);
+  const auto make = [t](const auto& hyperparameters) { return make_update(hyperparameters, t); };
+  if (group.t == 0) {
+    group.update = std::visit(make, group.hyperparameters.get());
+    group.t = t;
+  }
+  if (group.t == t || !differs_between_steps(group)) return group.update;
+  return updates_.emplace_back(std::visit(make, group.hyperparameters.get()));
 }
 
 // From here to the end of the step no Python code runs, but where Stepper::check_overlap says so.
 void Stepper::collect(const Arguments& arguments) {
-  tensors_.clear();
-  indices_.clear();
-  arrays_.clear();
-  overlap_.clear();
-  layouts_used_ = 0;
   std::size_t index = 0;
   for (Group& group : groups_) {
-    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(group.params); ++i, ++index) {
-      PyObject* gradient = arguments.grads == nullptr ? nullptr : arguments.grads->at(index);
-      if (gradient == Py_None) continue;
+    const Py_ssize_t count = PyList_GET_SIZE(group.params);
+    for (Py_ssize_t i = 0; i < count; ++i, ++index) {
+      Objects objects = {PyList_GET_ITEM(group.params, i), nullptr};
+      if (arguments.grads != nullptr) objects[grad] = arguments.grads->at(index);
+      if (objects[grad] == Py_None) continue;
       if (arguments.steps[index] < 0) raise_value_error(label(arguments, index, param), "its step count is negative");
-      add_tensor(arguments, index, PyList_GET_ITEM(group.params, i), gradient,
-                 update_for(group, arguments.steps[index] + 1));
+      const Update& update = update_for(group, arguments.steps[index] + 1);
+      find_state(arguments, index, update, objects);
+      indices_.push_back(index);
+      arrays_.insert(arrays_.end(), objects.begin(), objects.end());
+      Tensor& tensor = tensors_.emplace_back();
+      tensor.update = &update;
+      if (!describe_ordinary(objects, tensor)) describe_any(arguments, index, objects, tensor);
     }
   }
 }
 
-void Stepper::add_tensor(const Arguments& arguments, std::size_t index, PyObject* param_array, PyObject* grad_array,
-                         const Update& update) {
-  std::array<View, operand_count> views = {};
-  const Label param_label = label(arguments, index, param);
-  views[param] = view_of(param_array, param_label);
-  check_writeable(views[param], param_label);
-
-  if (grad_array != nullptr) {
-    const Label grad_label = label(arguments, index, grad);
-    views[grad] = view_of(grad_array, grad_label);
-    check_matches(views[grad], grad_label, views[param], param_label);
-  }
-
+void Stepper::find_state(const Arguments& arguments, std::size_t index, const Update& update, Objects& objects) const {
   const unsigned needed = state_of(update.rule);
   for (int operand = square_avg; operand < operand_count; ++operand) {
     if ((needed >> operand & 1u) == 0) continue;
-    const Label state_label = label(arguments, index, operand);
     PyObject* column = PyTuple_GET_ITEM(arguments.state.ptr(), operand - square_avg);
     PyObject* array = PyList_GET_ITEM(column, static_cast<Py_ssize_t>(index));
-    if (array == Py_None && arguments.grads == nullptr) continue;
-    if (array == Py_None) throw MissingState(state_label.text() + ": got None, but these hyperparameters need it");
-    views[operand] = view_of(array, state_label);
-    check_matches(views[operand], state_label, views[param], param_label);
-    check_writeable(views[operand], state_label);
-  }
-
-  Tensor& tensor = tensors_.emplace_back();
-  tensor.update = &update;
-  tensor.size = views[param].size();
-  tensor.dtype = views[param].dtype();
-  for (int operand = 0; operand < operand_count; ++operand) {
-    const View& view = views[operand];
-    arrays_.push_back(view.object());
-    if (!view) continue;
-    tensor.data[operand] = view.data();
-    const auto id = static_cast<OverlapCheck::ArrayId>(arrays_.size() - 1);
-    if (operand == grad) {
-      overlap_.add_read(extent_of(view), id);
-    } else {
-      overlap_.add_written(extent_of(view), id);
+    if (array != Py_None) {
+      objects[operand] = array;
+    } else if (arguments.grads != nullptr) {
+      throw MissingState(label(arguments, index, operand).text() + ": got None, but these hyperparameters need it");
     }
   }
-  if (tensor.size > 0 && !is_plainly_dense(views)) tensor.layout = layout_for(views, tensor);
-  indices_.push_back(index);
+}
+
+// Everything that can be wrong with an array is found here, and any layout understood.
+void Stepper::describe_any(const Arguments& arguments, std::size_t index, const Objects& objects, Tensor& tensor) {
+  std::array<View, operand_count> views = {};
+  const Label param_label = label(arguments, index, param);
+  for (int operand = 0; operand < operand_count; ++operand) {
+    if (objects[operand] == nullptr) continue;
+    const Label operand_label = label(arguments, index, operand);
+    views[operand] = view_of(objects[operand], operand_label);
+    if (operand != param) check_matches(views[operand], operand_label, views[param], param_label);
+    if (operand != grad) check_writeable(views[operand], operand_label);
+    tensor.data[operand] = views[operand].data();
+  }
+  tensor.size = views[param].size();
+  tensor.dtype = views[param].dtype();
+  if (tensor.size > 0) tensor.layout = layout_for(views, tensor);
 }
 
 // Null if the operands turn out to be dense after all, such as channels-last ones.
@@ -301,11 +241,31 @@ const Layout* Stepper::layout_for(std::span<const View> views, const Tensor& ten
   return &layout;
 }
 
+// Memory that was found disjoint is so for as long as it is the same memory.
+bool Stepper::is_proven_disjoint() const {
+  const auto is_same_memory = [](const Tensor& a, const Tensor& b) {
+    bool same = a.size == b.size && a.dtype == b.dtype && a.layout == nullptr && b.layout == nullptr;
+    for (int operand = 0; operand < operand_count; ++operand) same = same && a.data[operand] == b.data[operand];
+    return same;
+  };
+  return std::equal(tensors_.begin(), tensors_.end(), proven_disjoint_.begin(), proven_disjoint_.end(), is_same_memory);
+}
+
 void Stepper::check_overlap(const Arguments& arguments) {
+  if (is_proven_disjoint()) return;
   const auto label_of = [&](OverlapCheck::ArrayId id) {
     return label(arguments, indices_[id / operand_count], static_cast<int>(id % operand_count));
   };
   const auto view = [&](OverlapCheck::ArrayId id) { return view_of(arrays_[id], label_of(id)); };
+  overlap_.clear();
+  for (OverlapCheck::ArrayId id = 0; id < arrays_.size(); ++id) {
+    if (arrays_[id] == nullptr) continue;
+    if (id % operand_count == grad) {
+      overlap_.add_read(extent_of(view(id)), id);
+    } else {
+      overlap_.add_written(extent_of(view(id)), id);
+    }
+  }
   const auto pair = overlap_.find([&](OverlapCheck::ArrayId a, OverlapCheck::ArrayId b) {
     const References alive(arrays_);  // NumPy is asked, and that may collect garbage
     return shares_memory(view(a), view(b));
@@ -314,6 +274,7 @@ void Stepper::check_overlap(const Arguments& arguments) {
     raise_value_error(label_of(pair->first), "shares memory with " + label_of(pair->second).text() +
                                                  ", so that updating one would change the other");
   }
+  proven_disjoint_ = tensors_;
 }
 
 void Stepper::run(int num_threads) const {
@@ -335,9 +296,10 @@ Stepper::Arguments Stepper::read(const py::list& groups, const Gradients* grads,
   const std::size_t params = count_params(groups);
   if (groups.size() != groups_.size()) raise_value_error({"param_groups"}, "a schedule added or removed a group");
   for (std::size_t i = 0; i < groups_.size(); ++i) groups_[i].params = params_of(list_item(groups, i));
-  check_columns(keys, state, params);
+  check_columns(algorithm_, keys, state, params);
   if (grads != nullptr) grads->check_count(params);
-  return {grads, keys, state, checked_steps(steps, params)};
+  reserve(params);
+  return {grads, keys, state, counts_of(steps.ptr(), params, {"steps"})};
 }
 
 void Stepper::step(const py::list& groups, const py::object& grads, const py::object& keys, const py::tuple& state,
@@ -346,7 +308,6 @@ void Stepper::step(const py::list& groups, const py::object& grads, const py::ob
   const int threads = num_threads_from(num_threads.ptr());
   const Gradients gradients(grads, keys);
   const Arguments arguments = read(groups, &gradients, keys, state, steps, number_from(grad_scale.ptr(), "grad_scale"));
-  reserve_updates();
   collect(arguments);
   check_overlap(arguments);
   run(threads);
@@ -356,7 +317,6 @@ void Stepper::step(const py::list& groups, const py::object& grads, const py::ob
 void Stepper::check(const py::list& groups, const py::object& keys, const py::tuple& state, const py::object& steps) {
   const BusyGuard guard(busy_);
   const Arguments arguments = read(groups, nullptr, keys, state, steps, 1.0);
-  reserve_updates();
   collect(arguments);
   check_overlap(arguments);
 }

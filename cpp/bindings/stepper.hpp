@@ -4,6 +4,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <array>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -11,6 +12,7 @@
 #include <span>
 #include <vector>
 
+#include "gradients.hpp"
 #include "hyperparameters.hpp"
 #include "overlap.hpp"
 #include "rmsprop/rmsprop.hpp"
@@ -20,8 +22,6 @@ namespace rmsprop::bindings {
 
 // How arguments are called in messages: an optimizer has `params` and `grads`, a function `param` and `grad`.
 enum class Naming : std::uint8_t { optimizer, function };
-
-class Gradients;
 
 // Checks everything a step is given and then takes it: a call completes, or raises before it has written one byte.
 //
@@ -48,21 +48,27 @@ class Stepper {
  private:
   struct Arguments;
 
+  // The objects of one tensor, by operand; borrowed, and null where there is none.
+  using Objects = std::array<PyObject*, operand_count>;
+
   struct Group {
-    Hyperparameters hyperparameters;
-    PyObject* params = nullptr;      // borrowed list
-    const Update* update = nullptr;  // the one made last, for step `t`
-    std::int64_t t = 0;
+    GroupHyperparameters hyperparameters;
+    Update update = {};          // made from them for step `t`
+    std::int64_t t = 0;          // 0 if none was made yet
+    PyObject* params = nullptr;  // borrowed list
   };
 
   Arguments read(const py::list& groups, const Gradients* grads, const py::object& keys, const py::tuple& state,
                  const py::object& steps, double grad_scale);
   void read_groups(const py::list& groups, const py::object& steps, double grad_scale);
-  void reserve_updates();
+  void reserve(std::size_t params);
+  static bool differs_between_steps(const Group& group);
   const Update& update_for(Group& group, std::int64_t t);
   void collect(const Arguments& arguments);
-  void add_tensor(const Arguments& arguments, std::size_t index, PyObject* param, PyObject* grad, const Update& update);
+  void find_state(const Arguments& arguments, std::size_t index, const Update& update, Objects& objects) const;
+  void describe_any(const Arguments& arguments, std::size_t index, const Objects& objects, Tensor& tensor);
   const Layout* layout_for(std::span<const View> views, const Tensor& tensor);
+  bool is_proven_disjoint() const;
   void check_overlap(const Arguments& arguments);
   void run(int num_threads) const;
   Label label(const Arguments& arguments, std::size_t index, int operand) const;
@@ -72,13 +78,14 @@ class Stepper {
   std::atomic_flag busy_ = ATOMIC_FLAG_INIT;
 
   std::vector<Group> groups_;
-  std::vector<Update> updates_;  // never grows while a step points into it
+  std::vector<Update> updates_;  // for parameters that are not at their group's step; never grows during a step
   std::vector<Tensor> tensors_;
   std::vector<std::size_t> indices_;  // which parameter each tensor is
-  std::vector<PyObject*> arrays_;     // borrowed; operand_count for each tensor
+  std::vector<PyObject*> arrays_;     // the objects of all tensors, one after the other
   std::vector<std::unique_ptr<Layout>> layouts_;
   std::size_t layouts_used_ = 0;
   OverlapCheck overlap_;
+  std::vector<Tensor> proven_disjoint_;  // the tensors of the last step whose arrays were found not to overlap
 };
 
 void register_stepper(py::module_& m);

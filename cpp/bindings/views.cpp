@@ -11,6 +11,12 @@
 namespace rmsprop::bindings {
 namespace {
 
+// Flags of NumPy's C API, part of its stable ABI.
+constexpr int flag_c_contiguous = 0x1;
+constexpr int flag_f_contiguous = 0x2;
+constexpr int flag_aligned = 0x100;
+constexpr int flag_writeable = 0x400;
+
 struct ElementType {
   DType dtype;
   bool is_complex;
@@ -23,6 +29,7 @@ constexpr std::array<ElementType, 4> element_types = {
 struct NumPy {
   PyTypeObject* array_type;
   std::array<PyObject*, 4> descriptors;  // one per element type, in the machine's byte order
+  PyObject* int64;
 
   static const NumPy& get() {
     PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<NumPy> storage;
@@ -34,6 +41,7 @@ struct NumPy {
           for (std::size_t i = 0; i < type_names.size(); ++i) {
             numpy.descriptors[i] = module.attr("dtype")(type_names[i]).release().ptr();
           }
+          numpy.int64 = module.attr("dtype")("int64").release().ptr();
           return numpy;
         })
         .get_stored();
@@ -123,6 +131,25 @@ py::array plain_array(const View& view) {
 
 }  // namespace
 
+bool View::is_writeable() const { return (array_->flags & flag_writeable) != 0; }
+
+bool View::is_aligned() const { return (array_->flags & flag_aligned) != 0; }
+
+bool View::is_contiguous() const { return (array_->flags & (flag_c_contiguous | flag_f_contiguous)) != 0; }
+
+bool View::is_c_contiguous() const { return (array_->flags & flag_c_contiguous) != 0; }
+
+bool View::same_shape(const View& other) const {
+  return ndim() == other.ndim() &&
+         std::equal(array_->dimensions, array_->dimensions + ndim(), other.array_->dimensions);
+}
+
+std::int64_t View::size() const {
+  std::int64_t elements = is_complex_ ? 2 : 1;
+  for (int d = 0; d < ndim(); ++d) elements *= shape(d);
+  return elements;
+}
+
 Extent extent_of(const View& view) {
   if (view.is_contiguous()) return {view.data(), view.data() + view.size() * item_size(view.dtype())};
   std::int64_t lowest = 0;
@@ -161,16 +188,28 @@ void check_matches(const View& view, const Label& label, const View& param, cons
   }
 }
 
-bool is_plainly_dense(std::span<const View> views) {
-  bool all_c = true;
-  bool all_f = true;
-  for (const View& view : views) {
-    if (!view) continue;
-    if (!view.is_aligned()) return false;
-    all_c = all_c && view.is_c_contiguous();
-    all_f = all_f && view.is_f_contiguous();
+bool describe_ordinary(std::span<PyObject* const, operand_count> objects, Tensor& tensor) {
+  const NumPy& numpy = NumPy::get();
+  if (Py_TYPE(objects[param]) != numpy.array_type) return false;
+  const auto* first = py::detail::array_proxy(objects[param]);
+  const auto descriptor = std::find(numpy.descriptors.begin(), numpy.descriptors.end(), first->descr);
+  if (descriptor == numpy.descriptors.end()) return false;
+  for (int operand = 0; operand < operand_count; ++operand) {
+    if (objects[operand] == nullptr) continue;
+    if (Py_TYPE(objects[operand]) != numpy.array_type) return false;
+    const auto* array = py::detail::array_proxy(objects[operand]);
+    const int wanted = flag_c_contiguous | flag_aligned | (operand == grad ? 0 : flag_writeable);
+    if ((array->flags & wanted) != wanted || array->descr != first->descr || array->nd != first->nd) return false;
+    for (int d = 0; d < first->nd; ++d) {
+      if (array->dimensions[d] != first->dimensions[d]) return false;
+    }
+    tensor.data[operand] = reinterpret_cast<std::byte*>(array->data);
   }
-  return all_c || all_f;
+  const ElementType type = element_types[static_cast<std::size_t>(descriptor - numpy.descriptors.begin())];
+  tensor.dtype = type.dtype;
+  tensor.size = type.is_complex ? 2 : 1;
+  for (int d = 0; d < first->nd; ++d) tensor.size *= first->dimensions[d];
+  return true;
 }
 
 void describe(const View& view, Layout& layout, int operand) {
@@ -184,6 +223,18 @@ void describe(const View& view, Layout& layout, int operand) {
     layout.shape[layout.ndim] = 2;
     strides[layout.ndim++] = item_size(view.dtype());
   }
+}
+
+std::int64_t* counts_of(PyObject* object, std::size_t count, const Label& label) {
+  const NumPy& numpy = NumPy::get();
+  if (!PyObject_TypeCheck(object, numpy.array_type) || py::detail::array_proxy(object)->descr != numpy.int64) {
+    raise_type_error(label, "got " + type_name(object) + ", wanted an int64 array");
+  }
+  const View view(object, DType::float64, false);  // as wide as an int64
+  const bool fits = view.ndim() == 1 && view.shape(0) == static_cast<std::int64_t>(count) && view.is_c_contiguous() &&
+                    view.is_aligned() && view.is_writeable();
+  if (!fits) raise_value_error(label, "wanted a dense, writeable array with one entry for each parameter");
+  return reinterpret_cast<std::int64_t*>(view.data());
 }
 
 bool shares_memory(const View& a, const View& b) {

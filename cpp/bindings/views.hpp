@@ -31,36 +31,16 @@ class View {
   bool is_complex() const { return is_complex_; }  // each element of the array is two of them
   std::int64_t bytes_per_element() const { return item_size(dtype_) * (is_complex_ ? 2 : 1); }
 
-  // Elements of `dtype`.
-  std::int64_t size() const {
-    std::int64_t elements = is_complex_ ? 2 : 1;
-    for (int d = 0; d < ndim(); ++d) elements *= shape(d);
-    return elements;
-  }
+  std::int64_t size() const;  // elements of `dtype`
 
-  bool is_writeable() const { return has(flag_writeable); }
-  bool is_aligned() const { return has(flag_aligned); }
-  bool is_c_contiguous() const { return has(flag_c_contiguous); }
-  bool is_f_contiguous() const { return has(flag_f_contiguous); }
-  bool is_contiguous() const { return is_c_contiguous() || is_f_contiguous(); }
-
+  bool is_writeable() const;
+  bool is_aligned() const;
+  bool is_contiguous() const;  // in C or Fortran order
+  bool is_c_contiguous() const;
   bool same_type(const View& other) const { return dtype_ == other.dtype_ && is_complex_ == other.is_complex_; }
-  bool same_shape(const View& other) const {
-    if (ndim() != other.ndim()) return false;
-    for (int d = 0; d < ndim(); ++d) {
-      if (shape(d) != other.shape(d)) return false;
-    }
-    return true;
-  }
+  bool same_shape(const View& other) const;
 
  private:
-  // Flags of NumPy's C API, part of its stable ABI.
-  static constexpr int flag_c_contiguous = 0x1;
-  static constexpr int flag_f_contiguous = 0x2;
-  static constexpr int flag_aligned = 0x100;
-  static constexpr int flag_writeable = 0x400;
-  bool has(int flag) const { return (array_->flags & flag) != 0; }
-
   const py::detail::PyArray_Proxy* array_ = nullptr;  // borrowed
   DType dtype_ = DType::float32;
   bool is_complex_ = false;
@@ -83,12 +63,17 @@ void check_writeable(const View& view, const Label& label);
 // Raises TypeError or ValueError unless both have one element type and one shape.
 void check_matches(const View& view, const Label& label, const View& param, const Label& param_label);
 
-// True if the arrays are known, without a look at their strides, to lie dense, aligned and in the same order. Views of
-// no array are left out.
-bool is_plainly_dense(std::span<const View> views);
+// Accepts the ordinary case in few instructions: plain arrays of one supported type and one shape, in C order, aligned,
+// and writeable but for the gradient. Fills in the tensor's data, size and type then. Says nothing about what is wrong
+// otherwise; the functions above do.
+bool describe_ordinary(std::span<PyObject* const, operand_count> objects, Tensor& tensor);
 
 // Writes the layout of one operand into `layout`; a complex array gets one more dimension, of its two parts.
 void describe(const View& view, Layout& layout, int operand);
+
+// The entries of a dense, writeable int64 array with one entry for each of `count` parameters. Raises if it is anything
+// else.
+std::int64_t* counts_of(PyObject* object, std::size_t count, const Label& label);
 
 // True if two arrays share a byte. For overlapping extents only: it is exact, and slow.
 bool shares_memory(const View& a, const View& b);

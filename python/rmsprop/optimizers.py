@@ -165,23 +165,23 @@ class RMSprop(Optimizer):
     Adagrad sums all squares, so its steps die out; RMSprop forgets the old ones, so its steps stay alive.
 
     Warning: frameworks mean different things by "RMSprop". PyTorch adds eps outside of the root, has alpha = 0.99 and
-    lr = 1e-2, and keeps lr outside of the momentum buffer; TensorFlow and Keras keep it inside. The defaults here are those
-    of the textbook form; each difference is an argument.
+    lr = 1e-2, and keeps lr outside of the momentum buffer; TensorFlow and Keras keep it inside. The defaults here are
+    those of the textbook form; each difference is an argument.
 
     Args:
         params: one array, a sequence of arrays, a dict from names to arrays, or a list of group dicts
-            `{"params": ..., "lr": ..., ...}`. Arrays of float32, float64, complex64 or complex128, in any layout; they are
-            updated in place and never copied.
+            `{"params": ..., "lr": ..., ...}`. Arrays of float32, float64, complex64 or complex128, in any layout; they
+            are updated in place and never copied.
         lr: learning rate, finite and >= 0, or a callable that is given the number of steps taken and returns it.
-        alpha: how much of the old average is kept at each step, from 0 to 1 (gamma in the textbook, rho in Keras, decay in
-            optax).
+        alpha: how much of the old average is kept at each step, from 0 to 1 (gamma in the textbook, rho in Keras,
+            decay in optax).
         eps: finite and >= 0.
         momentum: above 0, a buffer `b = momentum * b + grad / d` collects the steps, and `param = param - lr * b`; d is
             the root above.
         nesterov: step along `momentum * b + grad / d` instead; needs momentum.
         centered: divide by the root of the variance, square_avg - grad_avg**2, where
-            `grad_avg = alpha * grad_avg + (1 - alpha) * grad`. A variance below 0, which rounding can give, counts as 0;
-            in PyTorch it gives NaN.
+            `grad_avg = alpha * grad_avg + (1 - alpha) * grad`. A variance below 0, which rounding can give, counts as
+            0; in PyTorch it gives NaN.
         weight_decay: L2 penalty: `grad = grad + weight_decay * param`.
         decoupled_weight_decay: `param = param - lr * weight_decay * param` before the step, as in Keras, instead.
         maximize: ascend instead of descend.
@@ -265,15 +265,15 @@ class Adagrad(Optimizer):
         sum = sum + grad**2
         param = param - lr / (1 + (t - 1) * lr_decay) * grad / sqrt(sum + eps)
 
-    The sum only grows, so the steps shrink towards 0: good for rare features, too early an end for most networks. That is
-    what RMSprop cures.
+    The sum only grows, so the steps shrink towards 0: good for rare features, too early an end for most networks. That
+    is what RMSprop cures.
 
     Warning: PyTorch adds eps (1e-10) outside of the root; Keras and optax start the sum at 0.1.
 
     Args:
         params: one array, a sequence of arrays, a dict from names to arrays, or a list of group dicts
-            `{"params": ..., "lr": ..., ...}`. Arrays of float32, float64, complex64 or complex128, in any layout; they are
-            updated in place and never copied.
+            `{"params": ..., "lr": ..., ...}`. Arrays of float32, float64, complex64 or complex128, in any layout; they
+            are updated in place and never copied.
         lr: learning rate, finite and >= 0, or a callable that is given the number of steps taken and returns it.
         lr_decay: how fast the learning rate falls with the step count t, finite and >= 0.
         eps: finite and >= 0.
@@ -339,14 +339,16 @@ class Adagrad(Optimizer):
 
 def _groups_from(params: Params) -> list[Mapping[str, Any]]:
     """Return `params` as a list of group dicts, whichever of its forms it has."""
-    if isinstance(params, (np.ndarray, Mapping)):
-        return [{"params": params}] if len(params) or isinstance(params, np.ndarray) else []
+    if isinstance(params, np.ndarray):
+        return [{"params": params}]
     if isinstance(params, (str, bytes)) or not isinstance(params, Iterable):
         raise TypeError(
             f"params: got {type(params).__name__}, wanted an array, a sequence of arrays, a dict of them, "
             "or a list of group dicts"
         )
-    items = list(params)
+    if isinstance(params, Mapping):
+        return [{"params": params}] if params else []
+    items: list[Any] = list(params)
     if items and all(isinstance(item, Mapping) for item in items):
         return items
     return [{"params": items}] if items else []

@@ -1,14 +1,14 @@
 """The specification, as plain NumPy: what every step computes, to the last bit.
 
-Each line is one IEEE-754 operation at a time in the compute type, which is the type of the parameter: float64 for float64
-and complex128, float32 for float32 and complex64. Hyperparameters are Python floats; each scalar that is derived from
-them is computed once in double precision and rounded once to the compute type. The native kernels give these bits, with
-one exception: of a NaN it is only promised that it is a NaN.
+Each line is one IEEE-754 operation at a time in the compute type, which is the type of the parameter: float64 for
+float64 and complex128, float32 for float32 and complex64. Hyperparameters are Python floats; each scalar that is
+derived from them is computed once in double precision and rounded once to the compute type. The native kernels give
+these bits, with one exception: of a NaN it is only promised that it is a NaN.
 
 This module needs NumPy alone, not the compiled extension. It is written to be read, and it is slow.
 
-Sources: RMSprop: T. Tieleman and G. Hinton, lecture 6e of Neural Networks for Machine Learning, Coursera, 2012. Adagrad:
-J. Duchi, E. Hazan and Y. Singer, Journal of Machine Learning Research 12, 2011.
+Sources: RMSprop: T. Tieleman and G. Hinton, lecture 6e of Neural Networks for Machine Learning, Coursera, 2012.
+Adagrad: J. Duchi, E. Hazan and Y. Singer, Journal of Machine Learning Research 12, 2011.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,8 @@ def parts_are_elements(rule: Callable[P, None]) -> Callable[P, None]:
 
     @wraps(rule)
     def rule_for_any(*args: P.args, **kwargs: P.kwargs) -> None:
-        if not any(np.iscomplexobj(value) for value in (*args, *kwargs.values())):
+        arrays = [value for value in (*args, *kwargs.values()) if isinstance(value, np.ndarray)]
+        if not any(np.iscomplexobj(array) for array in arrays):
             return rule(*args, **kwargs)
         for part in ("real", "imag"):
 
@@ -84,7 +85,8 @@ def prepare(
 
 def denominator(s: Array, eps: Any, eps_in_sqrt: bool) -> Array:
     """Return sqrt(s + eps) or sqrt(s) + eps."""
-    return np.sqrt(s + eps) if eps_in_sqrt else np.sqrt(s) + eps
+    d: Array = np.sqrt(s + eps) if eps_in_sqrt else np.sqrt(s) + eps
+    return d
 
 
 @parts_are_elements

@@ -44,8 +44,8 @@ def get_num_threads() -> int:
     """Return how many threads a step uses at most.
 
     At first this is the OpenMP default (a thread for each CPU, or `OMP_NUM_THREADS`), but never more than the affinity
-    mask and the cgroup quota of the process allow. In a child made by `os.fork` it is 1, because the threads of an OpenMP
-    pool do not survive a fork.
+    mask and the cgroup quota of the process allow. In a child made by `os.fork` it is 1, because the threads of an
+    OpenMP pool do not survive a fork.
     """
     return _core.get_num_threads()
 
@@ -53,8 +53,9 @@ def get_num_threads() -> int:
 def instruction_sets() -> InstructionSets:
     """Return the instruction sets that the kernels were compiled for.
 
-    The best one is chosen when the package is imported. The environment variable `RMSPROP_ISA` chooses another; an unknown
-    or unsupported name makes the import fail. Every set gives the same bits, so this is a choice of speed alone.
+    The best one is chosen when the package is imported. The environment variable `RMSPROP_ISA` chooses another; an
+    unknown or unsupported name makes the import fail. Every set gives the same bits, so this is a choice of speed
+    alone.
 
     Example:
         >>> import rmsprop

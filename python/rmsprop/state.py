@@ -41,7 +41,9 @@ class ParameterState(MutableMapping[str, Any]):
         try:
             return self._columns.arrays[self._columns.names.index(name)]
         except ValueError:
-            raise KeyError(f"{name!r}: the state of this optimizer is 'step', {str(self._columns.names)[1:-1]}") from None
+            raise KeyError(
+                f"{name!r}: the state of this optimizer is 'step', {str(self._columns.names)[1:-1]}"
+            ) from None
 
     def __getitem__(self, name: str) -> Any:
         if name == "step":

@@ -1,0 +1,217 @@
+"""The command line: what it prints, what it refuses, and what it does not drag in."""
+
+import argparse
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import rmsprop
+from rmsprop import cli
+
+MODULE = (sys.executable, "-m", "rmsprop")
+
+
+def run(*command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a program in `folder`, the way a script or a CI job does: no terminal, no colours."""
+    plain = {name: value for name, value in os.environ.items() if name not in {"FORCE_COLOR", "COLUMNS"}}
+    return subprocess.run(command, cwd=folder, env=plain, capture_output=True, text=True, check=False, timeout=120)
+
+
+def without(package: str, *arguments: str) -> tuple[str, ...]:
+    """Return a command that runs `rmsprop` in a Python that does not have `package`."""
+    program = f"import sys; sys.modules[{package!r}] = None; from rmsprop import cli; sys.exit(cli.main({arguments!r}))"
+    return sys.executable, "-c", program
+
+
+def parsers() -> dict[str, argparse.ArgumentParser]:
+    """Return the parser of every command under the command's name, and the main one under an empty name."""
+    main = cli.build_parser()
+    (commands,) = (action for action in main._actions if isinstance(action, argparse._SubParsersAction))
+    return {"": main, **commands.choices}
+
+
+def examples() -> list[str]:
+    """Return every example that a help text gives."""
+    epilogs = "".join(parser.epilog or "" for parser in parsers().values())
+    return re.findall(r"^  (.*\brmsprop .*)$", epilogs, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", parsers())
+def test_help_mentions_every_option_and_shows_examples(command: str, tmp_path: Path) -> None:
+    finished = run(*MODULE, *command.split(), "--help", folder=tmp_path)
+    assert (finished.returncode, finished.stderr) == (0, "")
+    assert "examples:" in finished.stdout
+    for action in parsers()[command]._actions:
+        assert all(option in finished.stdout for option in action.option_strings)
+        assert action.help or isinstance(action, argparse._SubParsersAction)
+
+
+def test_help_lists_every_command(tmp_path: Path) -> None:
+    listed = re.findall(r"^    (\w+) ", run(*MODULE, "--help", folder=tmp_path).stdout, flags=re.MULTILINE)
+    assert listed == [command for command in parsers() if command]
+
+
+@pytest.mark.parametrize("example", examples())
+def test_examples_in_the_help_are_understood(example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(example)
+    cli.build_parser().parse_args(words[words.index("rmsprop") + 1 :])
+
+
+def test_help_fits_any_terminal(tmp_path: Path) -> None:
+    for command in parsers():
+        help_text = run(*MODULE, *command.split(), "--help", folder=tmp_path).stdout
+        assert help_text.isascii()
+        assert max(map(len, help_text.splitlines())) <= 80
+
+
+def test_version_is_the_version_of_the_package(tmp_path: Path) -> None:
+    finished = run(*MODULE, "--version", folder=tmp_path)
+    assert (finished.returncode, finished.stdout) == (0, f"rmsprop {rmsprop.__version__}\n")
+
+
+def test_info_says_what_a_bug_report_needs(tmp_path: Path) -> None:
+    finished = run(*MODULE, "info", folder=tmp_path)
+    assert (finished.returncode, finished.stderr) == (0, "")
+    facts = (
+        rmsprop.__version__,
+        np.__version__,
+        platform.python_version(),
+        platform.platform(),
+        rmsprop.instruction_sets().chosen,
+        *rmsprop.instruction_sets().available,
+        "threads",
+        "OpenMP",
+    )
+    assert [fact for fact in facts if fact not in finished.stdout] == []
+
+
+def test_info_is_show_config(capsys: pytest.CaptureFixture[str]) -> None:
+    rmsprop.show_config()
+    expected = capsys.readouterr().out
+    assert cli.main(["info"]) == 0
+    assert capsys.readouterr().out == expected
+
+
+def test_console_script_and_module_are_the_same_program(tmp_path: Path) -> None:
+    (entry_point,) = {entry.value for entry in entry_points(group="console_scripts", name="rmsprop")}
+    assert entry_point == "rmsprop.cli:main"
+    script = shutil.which("rmsprop", path=sysconfig.get_path("scripts"))
+    assert script is not None
+    for arguments in (["info"], ["--help"], ["demo", "--help"], ["demo", "--epochs", "0"]):
+        by_script = run(script, *arguments, folder=tmp_path)
+        by_module = run(*MODULE, *arguments, folder=tmp_path)
+        assert (by_script.returncode, by_script.stdout, by_script.stderr) == (
+            by_module.returncode,
+            by_module.stdout,
+            by_module.stderr,
+        )
+
+
+@pytest.mark.parametrize("arguments", [[], ["train"], ["info", "--epochs", "3"], ["demo", "--learning-rate", "1"]])
+def test_what_is_not_understood_is_an_error_and_names_the_way_out(arguments: list[str], tmp_path: Path) -> None:
+    finished = run(*MODULE, *arguments, folder=tmp_path)
+    assert (finished.returncode, finished.stdout) == (2, "")
+    assert finished.stderr.startswith("usage: rmsprop")
+    assert "Traceback" not in finished.stderr
+    assert "demo" in finished.stderr
+    assert "info" in finished.stderr
+
+
+@pytest.mark.parametrize("option", ["--epochs", "--batch-size", "--hidden-units", "--seed"])
+@pytest.mark.parametrize("value", ["-1", "1.5", "many", ""])
+def test_numbers_that_make_no_sense_are_refused(
+    option: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as exit_status:
+        cli.main(["demo", option, value])
+    assert exit_status.value.code == 2
+    minimum = 0 if option == "--seed" else 1
+    expected = f"argument {option}: expected a whole number of at least {minimum}, got {value!r}"
+    assert expected in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [
+        ("picture.jpg", "expected a name that ends in .png, got 'picture.jpg'"),
+        ("missing/picture.png", "there is no folder 'missing' to write 'picture.png' into"),
+        ("file/picture.png", "there is no folder 'file' to write 'picture.png' into"),
+        ("folder.png", "cannot write 'folder.png': "),
+        ("n" * 300 + ".png", "cannot write 'nnn"),
+    ],
+)
+def test_a_picture_that_cannot_be_written_is_refused_before_training(output: str, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.png").mkdir()
+    finished = run(*MODULE, "demo", "--output", output, folder=tmp_path)
+    assert (finished.returncode, finished.stdout) == (2, "")
+    assert f"argument --output: {reason}" in finished.stderr
+    assert "RMSprop" not in finished.stderr  # no progress bar: nothing was trained
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.png"]
+
+
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="needs a folder this user cannot write to")
+def test_a_folder_without_permission_is_refused_before_training(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(argparse.ArgumentTypeError, match="Permission denied"):
+        cli.picture_path(str(tmp_path / "picture.png"))
+
+
+def test_looking_whether_a_picture_can_be_written_changes_nothing(tmp_path: Path) -> None:
+    picture = tmp_path / "picture.png"
+    assert cli.picture_path(str(picture)) == picture
+    assert list(tmp_path.iterdir()) == []
+    picture.write_bytes(b"an older picture")
+    assert cli.picture_path(str(picture)) == picture
+    assert picture.read_bytes() == b"an older picture"
+
+
+@pytest.mark.parametrize("package", sorted(cli.DEMO_PACKAGES))
+def test_demo_without_its_packages_says_how_to_install_them(package: str, tmp_path: Path) -> None:
+    finished = run(*without(package, "demo"), folder=tmp_path)
+    assert (finished.returncode, finished.stdout) == (1, "")
+    assert finished.stderr.startswith("rmsprop demo: error: ")
+    assert finished.stderr.endswith("is not installed; run: pip install 'rmsprop[demo]'\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("package", sorted(cli.DEMO_PACKAGES))
+def test_info_needs_none_of_the_packages_of_the_demo(package: str, tmp_path: Path) -> None:
+    assert run(*without(package, "info"), folder=tmp_path).returncode == 0
+
+
+def test_a_fault_of_our_own_is_not_blamed_on_a_missing_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "rmsprop.demo", raising=False)
+    monkeypatch.delattr(rmsprop, "demo", raising=False)
+    monkeypatch.setitem(sys.modules, "rmsprop.optimizers", None)
+    with pytest.raises(ModuleNotFoundError, match=r"rmsprop\.optimizers"):
+        cli.main(["demo"])
+
+
+def test_importing_the_package_imports_no_command_line(tmp_path: Path) -> None:
+    program = "import sys, numpy; before = set(sys.modules); import rmsprop; print(*sorted(set(sys.modules) - before))"
+    imported = run(sys.executable, "-c", program, folder=tmp_path).stdout.split()
+    assert "rmsprop.optimizers" in imported
+    unwanted = {"argparse", "tempfile", "rmsprop.cli", "rmsprop.demo", *cli.DEMO_PACKAGES}
+    assert unwanted.isdisjoint(imported)
+
+
+def test_an_interrupted_command_ends_quietly(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(rmsprop, "show_config", interrupted)
+    assert cli.main(["info"]) == 130
