@@ -43,7 +43,8 @@ def test_public_docstrings_have_an_example(function):
 @pytest.mark.parametrize("optimizer", [rmsprop.RMSprop, rmsprop.Adagrad])
 def test_every_argument_is_documented(optimizer):
     arguments = set(optimizer.__init__.__annotations__) - {"return"}
-    documented = set(re.findall(r"^        (\w+): ", optimizer.__doc__, re.MULTILINE))
+    arguments_section = optimizer.__doc__.partition("Args:")[2].partition("Raises:")[0]
+    documented = set(re.findall(r"^        (\w+): ", arguments_section, re.MULTILINE))
     assert documented == arguments
 
 

@@ -26,7 +26,7 @@ struct Keys {
   Key momentum{"momentum"}, nesterov{"nesterov"}, lr_in_momentum{"lr_in_momentum"};
   Key bias_correction{"bias_correction"}, lr_decay{"lr_decay"};
   Key weight_decay{"weight_decay"}, decoupled_weight_decay{"decoupled_weight_decay"};
-  Key maximize{"maximize"}, clip_value{"clip_value"};
+  Key maximize{"maximize"}, clip_value{"clip_value"}, clip_norm{"clip_norm"};
 
   static const Keys& get() {
     static const Keys keys;
@@ -167,21 +167,30 @@ Adagrad read_adagrad(GroupReader& group, double lr, double grad_scale) {
   return h;
 }
 
-Hyperparameters read_checked(Algorithm algorithm, PyObject* dict, double grad_scale,
-                             const std::function<std::int64_t()>& steps_taken) {
+struct CheckedGroup {
+  Hyperparameters hyperparameters;
+  double clip_norm;
+};
+
+CheckedGroup read_checked(Algorithm algorithm, PyObject* dict, double grad_scale,
+                          const std::function<std::int64_t()>& steps_taken) {
   if (!PyDict_Check(dict)) raise_type_error({"param_groups"}, "got " + type_name(dict) + ", wanted a dict per group");
   GroupReader group(dict);
   // First of all, since a schedule may run any Python code, even code that changes this group.
   const double lr = group.learning_rate(steps_taken);
-  Hyperparameters result;
+  CheckedGroup result = {};
   if (algorithm == Algorithm::rmsprop) {
-    result = read_rmsprop(group, lr, grad_scale);
+    result.hyperparameters = read_rmsprop(group, lr, grad_scale);
   } else {
-    result = read_adagrad(group, lr, grad_scale);
+    result.hyperparameters = read_adagrad(group, lr, grad_scale);
+  }
+  result.clip_norm = group.limit(Keys::get().clip_norm);
+  if (result.clip_norm < 0.0) {
+    raise_value_error({"clip_norm"}, "got " + std::to_string(result.clip_norm) + ", wanted a number >= 0 or None");
   }
   read_common(group);
   group.finish();
-  std::visit([](const auto& hyperparameters) { check(hyperparameters); }, result);
+  std::visit([](const auto& hyperparameters) { check(hyperparameters); }, result.hyperparameters);
   return result;
 }
 
@@ -199,6 +208,15 @@ double number_from(PyObject* object, const char* name) {
     raise_value_error({name}, "got " + repr(object) + ", wanted a number that a float can hold");
   }
   return number;
+}
+
+Nonfinite nonfinite_from(PyObject* object) {
+  if (!PyUnicode_Check(object)) raise_type_error({"nonfinite"}, "got " + type_name(object) + ", wanted a str");
+  const auto is = [object](const char* name) { return PyUnicode_CompareWithASCIIString(object, name) == 0; };
+  if (is("propagate")) return Nonfinite::propagate;
+  if (is("skip")) return Nonfinite::skip;
+  if (is("raise")) return Nonfinite::raise;
+  raise_value_error({"nonfinite"}, "got " + repr(object) + ", wanted 'propagate', 'skip' or 'raise'");
 }
 
 int num_threads_from(PyObject* object) {
@@ -222,7 +240,9 @@ bool GroupHyperparameters::read(Algorithm algorithm, PyObject* group, int group_
     return group_index < 0 ? std::string(message) : "param_groups[" + std::to_string(group_index) + "]: " + message;
   };
   try {
-    value_ = read_checked(algorithm, group, grad_scale, steps_taken);
+    const CheckedGroup checked = read_checked(algorithm, group, grad_scale, steps_taken);
+    value_ = checked.hyperparameters;
+    clip_norm_ = checked.clip_norm;
   } catch (const py::type_error& error) {
     throw py::type_error(prefixed(error.what()));
   } catch (const py::value_error& error) {

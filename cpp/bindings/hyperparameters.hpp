@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -32,17 +33,25 @@ class GroupHyperparameters {
 
   const Hyperparameters& get() const { return value_; }
 
+  // Infinity where the group does not clip.
+  double clip_norm() const { return clip_norm_; }
+
  private:
   bool is_remembered(PyObject* group, double grad_scale) const;
   void remember(PyObject* group, double grad_scale);
 
   Hyperparameters value_;
+  double clip_norm_ = std::numeric_limits<double>::infinity();
   std::vector<std::pair<py::object, py::object>> seen_;  // keys and values; empty if they must be read at each step
   double grad_scale_ = 1.0;
 };
 
 // A number as Python's float() would have it, but no bool, complex or string. Raises TypeError or ValueError.
 double number_from(PyObject* object, const char* name);
+
+// What becomes of a step whose gradients are not all finite.
+enum class Nonfinite : std::uint8_t { propagate, skip, raise };
+Nonfinite nonfinite_from(PyObject* object);
 
 // None (0, meaning the default of the process) or a number of threads.
 int num_threads_from(PyObject* object);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <numeric>
 #include <stdexcept>
 #include <string>
@@ -181,6 +182,7 @@ const Update& Stepper::update_for(Group& group, std::int64_t t) {
 void Stepper::collect(const Arguments& arguments) {
   std::size_t index = 0;
   for (Group& group : groups_) {
+    group.own_updates = updates_.size();
     const Py_ssize_t count = PyList_GET_SIZE(group.params);
     for (Py_ssize_t i = 0; i < count; ++i, ++index) {
       Objects objects = {PyList_GET_ITEM(group.params, i), nullptr};
@@ -229,10 +231,14 @@ void Stepper::describe_any(const Arguments& arguments, std::size_t index, const 
   if (tensor.size > 0) tensor.layout = layout_for(views, tensor);
 }
 
+Layout& Stepper::next_layout() {
+  if (layouts_used_ == layouts_.size()) layouts_.push_back(std::make_unique<Layout>());
+  return *layouts_[layouts_used_];
+}
+
 // Null if the operands turn out to be dense after all, such as channels-last ones.
 const Layout* Stepper::layout_for(std::span<const View> views, const Tensor& tensor) {
-  if (layouts_used_ == layouts_.size()) layouts_.push_back(std::make_unique<Layout>());
-  Layout& layout = *layouts_[layouts_used_];
+  Layout& layout = next_layout();
   for (int operand = 0; operand < operand_count; ++operand) {
     if (views[operand]) describe(views[operand], layout, operand);
   }
@@ -277,16 +283,72 @@ void Stepper::check_overlap(const Arguments& arguments) {
   proven_disjoint_ = tensors_;
 }
 
-void Stepper::run(int num_threads) const {
+bool Stepper::needs_gradients_first(Nonfinite nonfinite) const {
+  const auto clips = [](const Group& group) { return std::isfinite(group.hyperparameters.clip_norm()); };
+  return nonfinite != Nonfinite::propagate || std::any_of(groups_.begin(), groups_.end(), clips);
+}
+
+// Layouts are in the order of the elements here: a norm must not depend on where its elements lie.
+void Stepper::collect_gradients(const Arguments& arguments) {
+  gradients_.clear();
+  for (std::size_t i = 0; i < tensors_.size(); ++i) {
+    const View view = view_of(arrays_[i * operand_count + grad], label(arguments, indices_[i], grad));
+    Tensor& gradient = gradients_.emplace_back();
+    gradient.data[grad] = view.data();
+    gradient.update = tensors_[i].update;
+    gradient.size = tensors_[i].size;
+    gradient.dtype = tensors_[i].dtype;
+    if (gradient.size == 0 || (view.is_c_contiguous() && view.is_aligned())) continue;
+    Layout& layout = next_layout();
+    describe(view, layout, grad);
+    if (normalize_in_order(layout, gradient)) continue;
+    gradient.layout = &layout;
+    ++layouts_used_;
+  }
+}
+
+// Tells each group's updates by how much to scale its gradients.
+void Stepper::clip(double sum_of_squares) {
+  std::size_t end = updates_.size();
+  for (auto group = groups_.rbegin(); group != groups_.rend(); ++group) {
+    if (std::isfinite(group->hyperparameters.clip_norm())) {
+      const double scale = clip_scale(sum_of_squares, group->hyperparameters.clip_norm());
+      set_clip_scale(group->update, scale);
+      for (std::size_t i = group->own_updates; i < end; ++i) set_clip_scale(updates_[i], scale);
+    }
+    end = group->own_updates;
+  }
+}
+
+// What must be known of all gradients before the first byte is written. False if the step is to be skipped.
+bool Stepper::prepare_gradients(const Arguments& arguments, Nonfinite nonfinite, int num_threads) {
+  collect_gradients(arguments);
+  double total = 0.0;
+  without_gil([&] { total = sum_of_squares(gradients_, num_threads); });
+  if (nonfinite != Nonfinite::propagate && !std::isfinite(total)) {
+    // The sum of squares can overflow where every gradient is finite, so each is looked at.
+    for (std::size_t i = 0; i < gradients_.size(); ++i) {
+      if (is_finite(gradients_[i])) continue;
+      if (nonfinite == Nonfinite::skip) return false;
+      raise_value_error(label(arguments, indices_[i], grad), "got a NaN or an infinity, and nonfinite is 'raise'");
+    }
+  }
+  clip(total);
+  return true;
+}
+
+// Holds on to all arrays meanwhile.
+template <class Work>
+void Stepper::without_gil(Work work) const {
   std::int64_t elements = 0;
   for (const Tensor& tensor : tensors_) elements += tensor.size;
   if (elements < elements_worth_releasing_the_gil) {
-    rmsprop::step(tensors_, num_threads);
+    work();
     return;
   }
   const References alive(arrays_);
   const py::gil_scoped_release released;
-  rmsprop::step(tensors_, num_threads);
+  work();
 }
 
 // All that a step is given but its gradients.
@@ -302,20 +364,27 @@ Stepper::Arguments Stepper::read(const py::list& groups, const Gradients* grads,
   return {grads, keys, state, counts_of(steps.ptr(), params, {"steps"})};
 }
 
-void Stepper::step(const py::list& groups, const py::object& grads, const py::object& keys, const py::tuple& state,
-                   const py::object& steps, const py::object& grad_scale, const py::object& num_threads) {
+bool Stepper::step(const py::list& groups, const py::object& grads, const py::object& keys, const py::tuple& state,
+                   const py::object& steps, const py::object& grad_scale, const py::object& nonfinite,
+                   const py::object& num_threads) {
   const BusyGuard guard(busy_);
   const int threads = num_threads_from(num_threads.ptr());
+  const Nonfinite reaction = nonfinite_from(nonfinite.ptr());
   const Gradients gradients(grads, keys);
   const Arguments arguments = read(groups, &gradients, keys, state, steps, number_from(grad_scale.ptr(), "grad_scale"));
   collect(arguments);
   check_overlap(arguments);
-  run(threads);
+  if (needs_gradients_first(reaction) && !prepare_gradients(arguments, reaction, threads)) return false;
+  without_gil([&] { rmsprop::step(tensors_, threads); });
   for (const std::size_t index : indices_) ++arguments.steps[index];
+  return true;
 }
 
-void Stepper::check(const py::list& groups, const py::object& keys, const py::tuple& state, const py::object& steps) {
+void Stepper::check(const py::list& groups, const py::object& keys, const py::tuple& state, const py::object& steps,
+                    const py::object& nonfinite, const py::object& num_threads) {
   const BusyGuard guard(busy_);
+  num_threads_from(num_threads.ptr());
+  nonfinite_from(nonfinite.ptr());
   const Arguments arguments = read(groups, nullptr, keys, state, steps, 1.0);
   collect(arguments);
   check_overlap(arguments);
@@ -333,8 +402,9 @@ void register_stepper(py::module_& m) {
   py::class_<Stepper>(m, "Stepper")
       .def(py::init<Algorithm, Naming>(), py::arg("algorithm"), py::arg("naming"))
       .def("step", &Stepper::step, py::arg("groups"), py::arg("grads"), py::arg("keys"), py::arg("state"),
-           py::arg("steps"), py::arg("grad_scale"), py::arg("num_threads"))
-      .def("check", &Stepper::check, py::arg("groups"), py::arg("keys"), py::arg("state"), py::arg("steps"))
+           py::arg("steps"), py::arg("grad_scale"), py::arg("nonfinite"), py::arg("num_threads"))
+      .def("check", &Stepper::check, py::arg("groups"), py::arg("keys"), py::arg("state"), py::arg("steps"),
+           py::arg("nonfinite"), py::arg("num_threads"))
       .def(py::pickle([](const Stepper& stepper) { return py::make_tuple(stepper.algorithm(), stepper.naming()); },
                       [](const py::tuple& made_from) {
                         return std::make_unique<Stepper>(made_from[0].cast<Algorithm>(), made_from[1].cast<Naming>());

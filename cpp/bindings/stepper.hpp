@@ -36,11 +36,15 @@ class Stepper {
   // keys        what each parameter is called, in the order of the groups, or None for a single parameter
   // state       a tuple of lists, one for each kind of state, of arrays or None
   // steps       int64 array: how many steps each parameter has taken; one more where there is a gradient
-  void step(const py::list& groups, const py::object& grads, const py::object& keys, const py::tuple& state,
-            const py::object& steps, const py::object& grad_scale, const py::object& num_threads);
+  // nonfinite   what becomes of a step whose gradients are not all finite: "propagate", "skip" or "raise"
+  // Returns whether the step was taken, and not skipped.
+  bool step(const py::list& groups, const py::object& grads, const py::object& keys, const py::tuple& state,
+            const py::object& steps, const py::object& grad_scale, const py::object& nonfinite,
+            const py::object& num_threads);
 
   // Raises what a step would raise with gradients that fit. State may be missing.
-  void check(const py::list& groups, const py::object& keys, const py::tuple& state, const py::object& steps);
+  void check(const py::list& groups, const py::object& keys, const py::tuple& state, const py::object& steps,
+             const py::object& nonfinite, const py::object& num_threads);
 
   Algorithm algorithm() const { return algorithm_; }
   Naming naming() const { return naming_; }
@@ -53,9 +57,10 @@ class Stepper {
 
   struct Group {
     GroupHyperparameters hyperparameters;
-    Update update = {};          // made from them for step `t`
-    std::int64_t t = 0;          // 0 if none was made yet
-    PyObject* params = nullptr;  // borrowed list
+    Update update = {};           // made from them for step `t`
+    std::int64_t t = 0;           // 0 if none was made yet
+    std::size_t own_updates = 0;  // index of its first one in updates_
+    PyObject* params = nullptr;   // borrowed list
   };
 
   Arguments read(const py::list& groups, const Gradients* grads, const py::object& keys, const py::tuple& state,
@@ -67,10 +72,16 @@ class Stepper {
   void collect(const Arguments& arguments);
   void find_state(const Arguments& arguments, std::size_t index, const Update& update, Objects& objects) const;
   void describe_any(const Arguments& arguments, std::size_t index, const Objects& objects, Tensor& tensor);
+  Layout& next_layout();
   const Layout* layout_for(std::span<const View> views, const Tensor& tensor);
   bool is_proven_disjoint() const;
   void check_overlap(const Arguments& arguments);
-  void run(int num_threads) const;
+  bool needs_gradients_first(Nonfinite nonfinite) const;
+  void collect_gradients(const Arguments& arguments);
+  void clip(double sum_of_squares);
+  bool prepare_gradients(const Arguments& arguments, Nonfinite nonfinite, int num_threads);
+  template <class Work>
+  void without_gil(Work work) const;
   Label label(const Arguments& arguments, std::size_t index, int operand) const;
 
   Algorithm algorithm_;
@@ -80,6 +91,7 @@ class Stepper {
   std::vector<Group> groups_;
   std::vector<Update> updates_;  // for parameters that are not at their group's step; never grows during a step
   std::vector<Tensor> tensors_;
+  std::vector<Tensor> gradients_;     // the same tensors with their gradients alone, in the order of their elements
   std::vector<std::size_t> indices_;  // which parameter each tensor is
   std::vector<PyObject*> arrays_;     // the objects of all tensors, one after the other
   std::vector<std::unique_ptr<Layout>> layouts_;

@@ -26,6 +26,7 @@ inline void for_each_run(const Layout& layout, Operand operand, std::int64_t beg
     offset += index[d] * strides[d];
   }
   while (n > 0) {
+    // NOLINTNEXTLINE(clang-analyzer-security.ArrayBound): normalize() leaves at least one dimension
     const std::int64_t left = layout.shape[last] - index[last];
     const std::int64_t count = left < n ? left : n;
     visit(offset, strides[last], count);

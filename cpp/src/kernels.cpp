@@ -134,9 +134,65 @@ void step_range(const Tensor& tensor, std::int64_t begin, std::int64_t end) noex
   formula({at(param), at(grad), at(square_avg), at(grad_avg), at(momentum_buffer)}, end - begin, update.coefficients);
 }
 
+// ---- Reductions over gradients --------------------------------------------------------------------------------------
+
+// Calls visit(gradients, n) for the tiles of a range, in order. All but the last have `tile_size` elements.
+template <class T, class Visit>
+void for_each_grad_tile(const Tensor& tensor, std::int64_t begin, std::int64_t size, Visit visit) {
+  TileReader<T> reader(tensor);
+  for (std::int64_t i = 0; i < size; i += tile_size) {
+    const std::int64_t n = size - i < tile_size ? size - i : tile_size;
+    visit(reader.read(grad, begin + i, n), n);
+  }
+}
+
+constexpr int partial_count = 16;
+static_assert(tile_size % partial_count == 0, "every tile but the last must begin at the first partial sum");
+
+template <class T>
+void add_squares(double* __restrict partials, const T* g, std::int64_t n, T scale) {
+  std::int64_t i = 0;
+  for (; i + partial_count <= n; i += partial_count) {
+    for (int j = 0; j < partial_count; ++j) {
+      const auto x = static_cast<double>(scale * g[i + j]);
+      partials[j] = partials[j] + x * x;
+    }
+  }
+  for (int j = 0; i + j < n; ++j) {
+    const auto x = static_cast<double>(scale * g[i + j]);
+    partials[j] = partials[j] + x * x;
+  }
+}
+
+template <class T>
+double sum_of_squares(const Tensor& tensor, std::int64_t begin, std::int64_t size) noexcept {
+  const auto scale = static_cast<T>(tensor.update->coefficients.grad_scale);
+  double partials[partial_count] = {};
+  for_each_grad_tile<T>(tensor, begin, size, [&](const T* g, std::int64_t n) { add_squares(partials, g, n, scale); });
+  for (int width = partial_count / 2; width > 0; width /= 2) {
+    for (int j = 0; j < width; ++j) partials[j] = partials[j] + partials[j + width];
+  }
+  return partials[0];
+}
+
+template <class T>
+bool is_finite(const Tensor& tensor) noexcept {
+  const auto scale = static_cast<T>(tensor.update->coefficients.grad_scale);
+  bool finite = true;
+  for_each_grad_tile<T>(tensor, 0, tensor.size, [&](const T* g, std::int64_t n) {
+    for (std::int64_t i = 0; i < n; ++i) {
+      const T x = scale * g[i];
+      finite = finite && x - x == T(0);  // infinity minus itself is NaN
+    }
+  });
+  return finite;
+}
+
 }  // namespace
 
 extern const Kernels RMSPROP_KERNELS;
-constexpr Kernels RMSPROP_KERNELS = {step_range<float>, step_range<double>};
+constexpr Kernels RMSPROP_KERNELS = {{step_range<float>, step_range<double>},
+                                     {sum_of_squares<float>, sum_of_squares<double>},
+                                     {is_finite<float>, is_finite<double>}};
 
 }  // namespace rmsprop

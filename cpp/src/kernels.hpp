@@ -8,10 +8,19 @@
 
 namespace rmsprop {
 
-// Applies the tensor's update to its elements [begin, end), counted in the order of its layout.
-using StepRange = void (*)(const Tensor& tensor, std::int64_t begin, std::int64_t end) noexcept;
+// Functions for each DType. Elements are counted in the order of the tensor's layout.
+struct Kernels {
+  template <class Function>
+  using ForEachType = std::array<Function, dtype_count>;
 
-// Indexed by DType.
-using Kernels = std::array<StepRange, dtype_count>;
+  // Applies the tensor's update to its elements [begin, end).
+  ForEachType<void (*)(const Tensor& tensor, std::int64_t begin, std::int64_t end) noexcept> step_range;
+
+  // The sum of the squares of `size` scaled gradients from `begin` on: one block of gradients.hpp.
+  ForEachType<double (*)(const Tensor& tensor, std::int64_t begin, std::int64_t size) noexcept> sum_of_squares;
+
+  // Whether all scaled gradients of the tensor are finite.
+  ForEachType<bool (*)(const Tensor& tensor) noexcept> is_finite;
+};
 
 }  // namespace rmsprop

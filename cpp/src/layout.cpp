@@ -70,11 +70,7 @@ bool is_dense(const Layout& layout, const Tensor& tensor, int operand) {
   return true;
 }
 
-}  // namespace
-
-bool normalize(Layout& layout, const Tensor& tensor) {
-  drop_dimensions_of_one(layout);
-  sort_by_parameter_stride(layout);
+bool finish(Layout& layout, const Tensor& tensor) {
   merge_dimensions(layout, tensor);
   if (layout.ndim == 0) {  // a single element; the walk over a layout wants at least one dimension
     layout.ndim = 1;
@@ -87,6 +83,19 @@ bool normalize(Layout& layout, const Tensor& tensor) {
     all_dense = all_dense && layout.dense[operand];
   }
   return all_dense;
+}
+
+}  // namespace
+
+bool normalize(Layout& layout, const Tensor& tensor) {
+  drop_dimensions_of_one(layout);
+  sort_by_parameter_stride(layout);
+  return finish(layout, tensor);
+}
+
+bool normalize_in_order(Layout& layout, const Tensor& tensor) {
+  drop_dimensions_of_one(layout);
+  return finish(layout, tensor);
 }
 
 }  // namespace rmsprop

@@ -59,7 +59,7 @@ void step_share(const Work& work, int share) noexcept {
     if (after > from) {
       const std::int64_t begin = cut(tensor, from - before);
       const std::int64_t end = cut(tensor, to - before);
-      if (begin < end) work.kernels[static_cast<int>(tensor.dtype)](tensor, begin, end);
+      if (begin < end) work.kernels.step_range[static_cast<int>(tensor.dtype)](tensor, begin, end);
     }
     before = after;
   }

@@ -50,6 +50,11 @@ void set_eps(Coefficients& c, double eps, bool eps_in_sqrt) {
   c.eps_outside = eps_in_sqrt ? 0.0 : eps + 0.0;
 }
 
+bool needs_preparation(const Update& update) {
+  const Coefficients& c = update.coefficients;
+  return update.adds_l2 || c.grad_scale != 1.0 || c.clip_scale != 1.0 || std::isfinite(c.clip_value) || c.sign != 1.0;
+}
+
 void set_preparation(Update& update, const Preparation& prepare, double lr) {
   Coefficients& c = update.coefficients;
   c.grad_scale = prepare.grad_scale;
@@ -60,8 +65,7 @@ void set_preparation(Update& update, const Preparation& prepare, double lr) {
   update.adds_l2 = !prepare.decoupled_weight_decay && prepare.weight_decay != 0.0;
   c.weight_decay = prepare.weight_decay;
   c.decoupled_decay = lr * prepare.weight_decay;
-  update.prepares_grad =
-      update.adds_l2 || prepare.maximize || c.grad_scale != 1.0 || c.clip_scale != 1.0 || std::isfinite(c.clip_value);
+  update.prepares_grad = needs_preparation(update);
 }
 
 Rule rule_of(const RMSprop& h) {
@@ -117,6 +121,11 @@ Update make_update(const Adagrad& h, std::int64_t t) {
   set_eps(c, h.eps, h.eps_in_sqrt);
   set_preparation(update, h.prepare, h.lr);
   return update;
+}
+
+void set_clip_scale(Update& update, double clip_scale) {
+  update.coefficients.clip_scale = clip_scale;
+  update.prepares_grad = needs_preparation(update);
 }
 
 bool depends_on_step(const RMSprop& h) { return h.bias_correction; }

@@ -29,14 +29,17 @@ class Stepper:
         state: tuple[list[Any], ...],
         steps: NDArray[np.int64],
         grad_scale: float,
+        nonfinite: str,
         num_threads: int | None,
-    ) -> None: ...
+    ) -> bool: ...
     def check(
         self,
         groups: list[dict[str, Any]],
         keys: list[Any] | None,
         state: tuple[list[Any], ...],
         steps: NDArray[np.int64],
+        nonfinite: str,
+        num_threads: int | None,
     ) -> None: ...
 
 def get_num_threads() -> int: ...

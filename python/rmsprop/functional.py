@@ -34,6 +34,7 @@ def rmsprop_(
     lr_in_momentum: bool = False,
     bias_correction: bool = False,
     clip_value: float | None = None,
+    clip_norm: float | None = None,
     grad_avg: Arrays | None = None,
     momentum_buffer: Arrays | None = None,
     step: int = 1,
@@ -65,6 +66,8 @@ def rmsprop_(
         lr_in_momentum: the buffer sums `lr * grad / d`, as in TensorFlow, instead of `grad / d`, as in PyTorch.
         bias_correction: divide the averages by `1 - alpha**step`.
         clip_value: clip each element of the gradient to [-clip_value, clip_value]; None does not.
+        clip_norm: before that, scale all gradients so that the root of the sum of their squares is at most this; None
+            does not.
         grad_avg: like `param`; the average gradient, updated in place.
         momentum_buffer: like `param`; updated in place.
         step: which step this is, counted from 1; it matters for `bias_correction` alone.
@@ -100,6 +103,7 @@ def rmsprop_(
         "lr_in_momentum": lr_in_momentum,
         "bias_correction": bias_correction,
         "clip_value": clip_value,
+        "clip_norm": clip_norm,
     }
     state = {"square_avg": square_avg, "grad_avg": grad_avg, "momentum_buffer": momentum_buffer}
     _step(Algorithm.rmsprop, group, param, grad, state, step, grad_scale, num_threads)
@@ -118,6 +122,7 @@ def adagrad_(
     decoupled_weight_decay: bool = False,
     maximize: bool = False,
     clip_value: float | None = None,
+    clip_norm: float | None = None,
     step: int = 1,
     grad_scale: float = 1.0,
     num_threads: int | None = None,
@@ -140,6 +145,8 @@ def adagrad_(
         decoupled_weight_decay: shrink the parameter by `lr * weight_decay` instead.
         maximize: ascend instead of descend.
         clip_value: clip each element of the gradient to [-clip_value, clip_value]; None does not.
+        clip_norm: before that, scale all gradients so that the root of the sum of their squares is at most this; None
+            does not.
         step: which step this is, counted from 1; it matters for `lr_decay` alone.
         grad_scale: number that every gradient is multiplied with first.
         num_threads: at most so many threads; None for `rmsprop.get_num_threads()`.
@@ -168,6 +175,7 @@ def adagrad_(
         "decoupled_weight_decay": decoupled_weight_decay,
         "maximize": maximize,
         "clip_value": clip_value,
+        "clip_norm": clip_norm,
     }
     _step(Algorithm.adagrad, group, param, grad, {"sum": sum}, step, grad_scale, num_threads)
 
@@ -196,7 +204,7 @@ def _step(
         columns = tuple(_column(name, arrays, len(params)) for name, arrays in state.items())
     steps = np.full(len(params), step - 1, np.int64)
     stepper = Stepper(algorithm, Naming.function)
-    stepper.step([{**group, "params": params}], grad, keys, columns, steps, grad_scale, num_threads)
+    stepper.step([{**group, "params": params}], grad, keys, columns, steps, grad_scale, "propagate", num_threads)
 
 
 def _list(name: str, arrays: Any) -> list[Any]:

@@ -1,11 +1,13 @@
 """The optimizers: they own the state and the hyperparameters, and hand both to the engine at each step."""
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rmsprop import state_dicts
 from rmsprop._core import Algorithm, MissingStateError, Naming, Stepper
 from rmsprop.state import State, StateColumns
 
@@ -27,9 +29,17 @@ class Optimizer:
     num_threads: int | None
     """At most so many threads for a step; None for `rmsprop.get_num_threads()`."""
 
-    def __init__(self, params: Params, defaults: dict[str, Any], num_threads: int | None) -> None:
+    nonfinite: str
+    """What becomes of a step whose gradients are not all finite: "propagate", "skip" or "raise"."""
+
+    skipped_steps: int
+    """How many steps were skipped because of `nonfinite`."""
+
+    def __init__(self, params: Params, defaults: dict[str, Any], nonfinite: str, num_threads: int | None) -> None:
         self.defaults = defaults
+        self.nonfinite = nonfinite
         self.num_threads = num_threads
+        self.skipped_steps = 0
         self.param_groups = []
         self._is_single = isinstance(params, np.ndarray)
         self._keys: list[Any] = []
@@ -57,7 +67,8 @@ class Optimizer:
 
         Raises:
             TypeError: a gradient is not a NumPy array, or of another dtype than its parameter.
-            ValueError: shapes or names do not match, memory is shared, or a hyperparameter is out of range.
+            ValueError: shapes or names do not match, memory is shared, a hyperparameter is out of range, or, if
+                `nonfinite` is "raise", a gradient is not finite.
             RuntimeError: another thread is in a step of this optimizer.
 
         Example:
@@ -68,17 +79,26 @@ class Optimizer:
             >>> weights["w"].round(4)
             array([0.6838, 1.3162])
         """
-        keys = None if self._is_single else self._keys
-        columns = self._columns
         try:
-            self._stepper.step(
-                self.param_groups, grads, keys, columns.arrays, columns.steps, grad_scale, self.num_threads
-            )
+            taken = self._step(grads, grad_scale)
         except MissingStateError:
-            self._allocate_missing_state(columns)
-            self._stepper.step(
-                self.param_groups, grads, keys, columns.arrays, columns.steps, grad_scale, self.num_threads
-            )
+            _allocate(self.param_groups, self._columns, self._needed_state)
+            taken = self._step(grads, grad_scale)
+        if not taken:
+            self.skipped_steps += 1
+
+    def _step(self, grads: Grads, grad_scale: float) -> bool:
+        columns = self._columns
+        return self._stepper.step(
+            self.param_groups,
+            grads,
+            None if self._is_single else self._keys,
+            columns.arrays,
+            columns.steps,
+            grad_scale,
+            self.nonfinite,
+            self.num_threads,
+        )
 
     # ---- State and groups --------------------------------------------------------------------------------------------
 
@@ -124,9 +144,60 @@ class Optimizer:
         groups = [*self.param_groups, {**self.defaults, **group, "params": params}]
         columns = self._columns.extended(len(params))
         all_keys = [*self._keys, *keys]
-        self._stepper.check(groups, None if self._is_single else all_keys, columns.arrays, columns.steps)
+        self._stepper.check(
+            groups,
+            None if self._is_single else all_keys,
+            columns.arrays,
+            columns.steps,
+            self.nonfinite,
+            self.num_threads,
+        )
         _allocate(groups, columns, self._needed_state)
         self.param_groups, self._columns, self._keys = groups, columns, all_keys
+
+    # ---- Saving and loading ------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return state and hyperparameters in PyTorch's layout, the arrays as they are and not copies.
+
+        Returns:
+            `{"state": {0: {"step": 3, "square_avg": array, ...}, ...}, "param_groups": [{"lr": 0.01, ..., "params": [0,
+            ...]}, ...]}`: parameters are numbered in the order of the groups. If they have names, each group has them
+            as `param_names`, as in PyTorch.
+        """
+        return state_dicts.state_dict(self)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Replace state and hyperparameters by those of a dict that `state_dict`, or PyTorch's optimizer, returned.
+
+        Arrays are copied; a state's dtype is kept. Either everything is loaded, or an error is raised and this
+        optimizer is as it was.
+
+        Raises:
+            TypeError: an entry is not of the kind it should be.
+            ValueError: groups, parameters, shapes or names do not match those of this optimizer.
+        """
+        state_dicts.load_state_dict(self, state_dict)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write state, hyperparameters and step counts to one file, so that a crash leaves the old file or the new one.
+
+        The parameters themselves are not part of it: save them as you save your model.
+        """
+        from rmsprop import checkpoint
+
+        checkpoint.save(self, path)
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Load what `save` wrote. Either everything is loaded, or an error is raised and this optimizer is as it was.
+
+        Raises:
+            ValueError: the file is damaged, is not a checkpoint, or belongs to another optimizer.
+            OSError: the file cannot be read.
+        """
+        from rmsprop import checkpoint
+
+        checkpoint.load(self, path)
 
     def __repr__(self) -> str:
         lines = [f"{type(self).__name__} ("]
@@ -150,9 +221,6 @@ class Optimizer:
     def _needed_state(self, group: dict[str, Any]) -> tuple[str, ...]:
         """Return the names of the state that a group with these hyperparameters uses."""
         raise NotImplementedError
-
-    def _allocate_missing_state(self, columns: StateColumns) -> None:
-        _allocate(self.param_groups, columns, self._needed_state)
 
 
 class RMSprop(Optimizer):
@@ -192,6 +260,11 @@ class RMSprop(Optimizer):
         bias_correction: divide both averages by `1 - alpha**t` at step t, so that early ones are not too small.
         initial_accumulator_value: what square_avg starts from; TensorFlow 1 has 1.
         clip_value: clip each element of the gradient to [-clip_value, clip_value]; None does not.
+        clip_norm: multiply gradients by `min(1, clip_norm / (norm + 1e-6))`, as PyTorch does, where `norm` is the root
+            of the sum of the squares of all gradients of the step, those of other groups too; None does not. It comes
+            before clip_value.
+        nonfinite: what becomes of a step if a gradient has a NaN or an infinity: "propagate" takes it, "skip" leaves
+            all as it is and counts it in `skipped_steps`, "raise" raises a ValueError before anything is written.
         num_threads: at most so many threads; None for `rmsprop.get_num_threads()`. The result does not depend on it.
 
     Raises:
@@ -232,6 +305,8 @@ class RMSprop(Optimizer):
         bias_correction: bool = False,
         initial_accumulator_value: float = 0.0,
         clip_value: float | None = None,
+        clip_norm: float | None = None,
+        nonfinite: str = "propagate",
         num_threads: int | None = None,
     ) -> None:
         defaults = {
@@ -249,8 +324,9 @@ class RMSprop(Optimizer):
             "bias_correction": bias_correction,
             "initial_accumulator_value": initial_accumulator_value,
             "clip_value": clip_value,
+            "clip_norm": clip_norm,
         }
-        super().__init__(params, defaults, num_threads)
+        super().__init__(params, defaults, nonfinite, num_threads)
 
     def _needed_state(self, group: dict[str, Any]) -> tuple[str, ...]:
         centered = ("grad_avg",) if group["centered"] else ()
@@ -283,6 +359,11 @@ class Adagrad(Optimizer):
         decoupled_weight_decay: `param = param - lr * weight_decay * param` before the step instead.
         maximize: ascend instead of descend.
         clip_value: clip each element of the gradient to [-clip_value, clip_value]; None does not.
+        clip_norm: multiply gradients by `min(1, clip_norm / (norm + 1e-6))`, as PyTorch does, where `norm` is the root
+            of the sum of the squares of all gradients of the step, those of other groups too; None does not. It comes
+            before clip_value.
+        nonfinite: what becomes of a step if a gradient has a NaN or an infinity: "propagate" takes it, "skip" leaves
+            all as it is and counts it in `skipped_steps`, "raise" raises a ValueError before anything is written.
         num_threads: at most so many threads; None for `rmsprop.get_num_threads()`. The result does not depend on it.
 
     Raises:
@@ -318,6 +399,8 @@ class Adagrad(Optimizer):
         decoupled_weight_decay: bool = False,
         maximize: bool = False,
         clip_value: float | None = None,
+        clip_norm: float | None = None,
+        nonfinite: str = "propagate",
         num_threads: int | None = None,
     ) -> None:
         defaults = {
@@ -330,8 +413,9 @@ class Adagrad(Optimizer):
             "decoupled_weight_decay": decoupled_weight_decay,
             "maximize": maximize,
             "clip_value": clip_value,
+            "clip_norm": clip_norm,
         }
-        super().__init__(params, defaults, num_threads)
+        super().__init__(params, defaults, nonfinite, num_threads)
 
     def _needed_state(self, group: dict[str, Any]) -> tuple[str, ...]:
         return ("sum",)

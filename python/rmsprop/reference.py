@@ -11,7 +11,8 @@ Sources: RMSprop: T. Tieleman and G. Hinton, lecture 6e of Neural Networks for M
 Adagrad: J. Duchi, E. Hazan and Y. Singer, Journal of Machine Learning Research 12, 2011.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any, ParamSpec
 
@@ -55,6 +56,36 @@ def power(alpha: float, t: int) -> float:
     return result
 
 
+def sum_of_squares(grads: Iterable[Array], grad_scale: float = 1.0) -> float:
+    """Return the sum of the squares of all gradients, in double precision and in one fixed order.
+
+    Squares are added over blocks of 4,096 elements of each array, in C order, in 16 interleaved partial sums; those are
+    added as a tree, and the sums of the blocks one after the other.
+    """
+    total = 0.0
+    for grad in grads:
+        flat = np.ascontiguousarray(grad).reshape(-1)
+        elements = flat.view(flat.real.dtype)
+        scaled = (elements.dtype.type(grad_scale) * elements).astype(np.float64)
+        for begin in range(0, scaled.size, 4096):
+            block = scaled[begin : begin + 4096]
+            rows = np.append(block, np.zeros(-block.size % 16)).reshape(-1, 16)
+            partials = np.zeros(16)
+            for row in rows:
+                partials = partials + row * row
+            while partials.size > 1:
+                half = partials.size // 2
+                partials = partials[:half] + partials[half:]
+            total += float(partials[0])
+    return total
+
+
+def clip_scale(sum_of_squares: float, clip_norm: float) -> float:
+    """Return min(1, clip_norm / (norm + 1e-6)), PyTorch's factor for gradients of this norm; NaN stays NaN."""
+    scale = clip_norm / (math.sqrt(sum_of_squares) + 1e-6)
+    return 1.0 if scale > 1.0 else scale
+
+
 def prepare(
     param: Array,
     grad: Array,
@@ -62,6 +93,7 @@ def prepare(
     *,
     lr: float,
     grad_scale: float,
+    clip_scale: float,
     clip_value: float | None,
     maximize: bool,
     weight_decay: float,
@@ -71,6 +103,8 @@ def prepare(
     w, g = param, grad
     if grad_scale != 1.0:
         g = scalar(grad_scale) * g
+    if clip_scale != 1.0:
+        g = scalar(clip_scale) * g
     if clip_value is not None:
         limit = scalar(clip_value)
         g = np.where(g > limit, limit, np.where(g < -limit, -limit, g))  # a NaN stays NaN
@@ -112,8 +146,12 @@ def rmsprop_(
     momentum_buffer: Array | None = None,
     step: int = 1,
     grad_scale: float = 1.0,
+    clip_scale: float = 1.0,
 ) -> None:
-    """Take one RMSprop step in place. Arguments as for `rmsprop.functional.rmsprop_`, one array each."""
+    """Take one RMSprop step in place. Arguments as for `rmsprop.functional.rmsprop_`, one array each.
+
+    In the place of `clip_norm` comes what the function `clip_scale` returns for it.
+    """
     if centered and grad_avg is None:
         raise ValueError("grad_avg: got None, wanted an array, since centered is True")
     if momentum != 0.0 and momentum_buffer is None:
@@ -127,6 +165,7 @@ def rmsprop_(
             scalar,
             lr=lr,
             grad_scale=grad_scale,
+            clip_scale=clip_scale,
             clip_value=clip_value,
             maximize=maximize,
             weight_decay=weight_decay,
@@ -174,8 +213,12 @@ def adagrad_(
     clip_value: float | None = None,
     step: int = 1,
     grad_scale: float = 1.0,
+    clip_scale: float = 1.0,
 ) -> None:
-    """Take one Adagrad step in place. Arguments as for `rmsprop.functional.adagrad_`, one array each."""
+    """Take one Adagrad step in place. Arguments as for `rmsprop.functional.adagrad_`, one array each.
+
+    In the place of `clip_norm` comes what the function `clip_scale` returns for it.
+    """
     scalar = param.dtype.type
     with np.errstate(all="ignore"):
         w, g = prepare(
@@ -184,6 +227,7 @@ def adagrad_(
             scalar,
             lr=lr,
             grad_scale=grad_scale,
+            clip_scale=clip_scale,
             clip_value=clip_value,
             maximize=maximize,
             weight_decay=weight_decay,

@@ -1,6 +1,7 @@
 // RMSprop and Adagrad steps on a CPU: everything a C++ program needs.
 #pragma once
 
+#include "rmsprop/gradients.hpp"
 #include "rmsprop/hyperparameters.hpp"
 #include "rmsprop/runtime.hpp"
 #include "rmsprop/step.hpp"

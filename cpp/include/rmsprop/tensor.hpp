@@ -45,4 +45,7 @@ struct Tensor {
 // and the data pointers; operands it does not have are left out. True if all are dense, so that no layout is needed.
 bool normalize(Layout& layout, const Tensor& tensor);
 
+// The same, but the order of the dimensions stays: elements are visited by their index, wherever they lie in memory.
+bool normalize_in_order(Layout& layout, const Tensor& tensor);
+
 }  // namespace rmsprop

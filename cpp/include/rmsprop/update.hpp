@@ -54,6 +54,9 @@ struct Update {
 Update make_update(const RMSprop& hyperparameters, std::int64_t t);
 Update make_update(const Adagrad& hyperparameters, std::int64_t t);
 
+// Scales every gradient by `clip_scale` too, which is known only once the norm of all gradients is.
+void set_clip_scale(Update& update, double clip_scale);
+
 // True if make_update gives something else for another t.
 bool depends_on_step(const RMSprop& hyperparameters);
 bool depends_on_step(const Adagrad& hyperparameters);

@@ -1,0 +1,363 @@
+"""Programs that change, from within a step, what the step is looking at: the process lives, whatever the step does.
+
+Memory that is freed goes back to the operating system at once here, so that a stale pointer is a crash and not luck.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+PREAMBLE = """
+import gc, os, sys, threading, weakref
+import numpy as np
+import rmsprop
+from rmsprop import functional
+
+big = lambda: np.ones(1 << 17)
+armed = False
+
+def attempt(call, *arguments, **more):
+    try:
+        call(*arguments, **more)
+    except Exception as error:
+        print(type(error).__name__, str(error)[:200])
+
+class Text(str):
+    '''A str that runs `on_compare(self)` when it is compared with another.'''
+    __hash__ = str.__hash__
+    def __eq__(self, other):
+        if armed:
+            on_compare(self)
+        return str.__eq__(self, other)
+"""
+
+MALICE = {
+    "number that leaves its group when it is asked for its value": """
+        class Number(int):
+            def __float__(self):
+                del optimizer.param_groups[0]["eps"]
+                raise OverflowError
+
+        optimizer = rmsprop.RMSprop(big())
+        optimizer.param_groups[0]["eps"] = Number(10**6)
+        attempt(optimizer.step, big())
+    """,
+    "number that leaves its group when it is asked for its class": """
+        class Number:
+            @property
+            def __class__(self):
+                optimizer.param_groups[0].pop("eps", None)
+                return str
+
+        optimizer = rmsprop.RMSprop(big())
+        optimizer.param_groups[0]["eps"] = Number()
+        attempt(optimizer.step, big())
+    """,
+    "flag that leaves its group when it is asked for its class": """
+        class Flag:
+            @property
+            def __class__(self):
+                optimizer.param_groups[0].pop("centered", None)
+                return str
+
+        optimizer = rmsprop.RMSprop(big())
+        optimizer.param_groups[0]["centered"] = Flag()
+        attempt(optimizer.step, big())
+    """,
+    "limit that leaves its group when it is shown": """
+        class Number(float):
+            def __repr__(self):
+                optimizer.param_groups[0].clear()
+                return "nan"
+
+        optimizer = rmsprop.RMSprop(big())
+        optimizer.param_groups[0]["clip_value"] = Number("nan")
+        attempt(optimizer.step, big())
+    """,
+    "schedule that leaves its group": """
+        class Schedule:
+            def __call__(self, step):
+                if armed:
+                    del optimizer.param_groups[0]["lr"]
+                    gc.collect()
+                return 0.1
+
+        optimizer = rmsprop.RMSprop(big(), lr=Schedule())
+        armed = True
+        attempt(optimizer.step, big())
+    """,
+    "unknown key that clears its group when it is compared": """
+        def on_compare(text):
+            optimizer.param_groups[0].clear()
+
+        optimizer = rmsprop.RMSprop(big())
+        optimizer.param_groups[0][Text("unknown" * 20)] = 1
+        armed = True
+        attempt(optimizer.step, big())
+    """,
+    "key that moves parameters to another group when it is compared": """
+        def on_compare(text):
+            first, second = (group["params"] for group in optimizer.param_groups)
+            second.extend(first[1:])
+            del first[1:]
+
+        def schedule(step):
+            asked.append(step)
+            return 0.1
+
+        asked = []
+        empty = [np.empty(0)] * 20_000
+        optimizer = rmsprop.RMSprop([{"params": empty}, {"params": np.empty(0), "lr": schedule}])
+        optimizer.param_groups[1][Text("lr")] = optimizer.param_groups[1].pop("lr")
+        armed = True
+        attempt(optimizer.step, [None] * 20_001)
+        assert set(asked) == {0}, "a schedule was asked with what lay behind the step counts"
+    """,
+    "name of a gradient that drops parameters when it is compared": """
+        def on_compare(text):
+            if text.startswith("b"):
+                optimizer.param_groups[0]["params"].clear()
+                gc.collect()
+
+        optimizer = rmsprop.RMSprop({"a": big(), "b": big()})
+        grads = {Text("a"): big(), Text("b"): big()}
+        armed = True
+        attempt(optimizer.step, grads)
+    """,
+    "name of a gradient that drops gradients when it is compared": """
+        def on_compare(text):
+            grads.clear()
+
+        optimizer = rmsprop.RMSprop({"a": big()})
+        grads = {Text("unknown" * 20): big(), Text("other" * 20): big()}
+        armed = True
+        attempt(optimizer.step, grads)
+    """,
+    "parameters dropped while NumPy is asked about overlap": """
+        def shares_memory(*arguments):
+            optimizer.param_groups[0]["params"].clear()
+            gc.collect()
+            return False
+
+        matrix = np.ones((1 << 17, 4))
+        optimizer = rmsprop.RMSprop([matrix[:, :2], matrix[:, 2:]])
+        optimizer.step([np.ones((1 << 17, 2)), np.ones((1 << 17, 2))])
+        del matrix
+        np.shares_memory = shares_memory
+        attempt(optimizer.step, [np.ones((1 << 17, 2)), np.ones((1 << 17, 2))])
+    """,
+    "state resized while NumPy is asked about overlap": """
+        def shares_memory(*arguments):
+            state.resize(1, refcheck=False)
+            return False
+
+        matrix = np.ones((1 << 17, 4))
+        optimizer = rmsprop.RMSprop([matrix[:, :2], matrix[:, 2:]])
+        state = optimizer.state[0]["square_avg"]
+        np.shares_memory = shares_memory
+        attempt(optimizer.step, [np.ones((1 << 17, 2)), np.ones((1 << 17, 2))])
+    """,
+    "schedule that shrinks the arrays": """
+        def schedule(step):
+            if armed:
+                for array in arrays:
+                    array.resize(1, refcheck=False)
+            return 0.1
+
+        param, grad = big(), big()
+        optimizer = rmsprop.RMSprop(param, lr=schedule)
+        optimizer.step(grad)
+        for arrays in ([param], [grad], [optimizer.state[0]["square_avg"]], []):
+            armed = True
+            attempt(optimizer.step, grad)
+    """,
+    "schedule that takes the optimizer apart": """
+        def schedule(step):
+            if armed:
+                optimizer.__dict__.clear()
+                gc.collect()
+            return 0.1
+
+        optimizer = rmsprop.RMSprop([big(), big()], lr=schedule)
+        armed = True
+        attempt(optimizer.step, [big(), big()])
+    """,
+    "sequence of gradients that steps and changes itself": """
+        class Sequence:
+            def __len__(self):
+                return 2
+            def __getitem__(self, index):
+                attempt(optimizer.step, [big(), big()])
+                optimizer.param_groups[0]["params"].pop()
+                if index > 5:
+                    raise IndexError
+                return big()
+
+        optimizer = rmsprop.RMSprop([big(), big()])
+        attempt(optimizer.step, Sequence())
+    """,
+    "destructor that steps": """
+        class Rate(float):
+            def __del__(self):
+                attempt(optimizer.step, big())
+
+        def schedule(step):
+            return Rate(0.1)
+
+        optimizer = rmsprop.RMSprop(big(), lr=schedule)
+        attempt(optimizer.step, big())
+        assert optimizer.state[0]["step"] >= 1
+    """,
+    "schedule without end": """
+        def schedule(step):
+            functional.adagrad_(big(), big(), big(), lr=schedule)
+            return 0.1
+
+        sys.setrecursionlimit(200)
+        attempt(functional.adagrad_, big(), big(), big(), lr=schedule)
+    """,
+    "masked arrays that cannot be imported": """
+        class Array(np.ndarray):
+            pass
+
+        sys.modules["numpy.ma"] = None
+        optimizer = rmsprop.RMSprop(big().view(Array))
+        optimizer.step(big())
+    """,
+    "something else in the place of masked arrays": """
+        class Array(np.ndarray):
+            pass
+
+        sys.modules["numpy.ma"] = type("Module", (), {"MaskedArray": 5})
+        attempt(lambda: rmsprop.RMSprop(big().view(Array)).step(big()))
+        np.ma = sys.modules["numpy.ma"] = type(sys)("numpy.ma")
+        sys.modules["numpy.ma"].MaskedArray = 5
+        attempt(lambda: rmsprop.RMSprop(big().view(Array)).step(big()))
+    """,
+    "arrays dropped in the middle of a step by another thread": """
+        def schedule(step):
+            if armed:
+                started.set()
+            return 0.1
+
+        # Nobody else runs until the engine itself lets go of the interpreter.
+        sys.setswitchinterval(1000)
+        started = threading.Event()
+        n = 8_000_000
+        optimizer = rmsprop.RMSprop([np.ones(n), np.ones(n)], lr=schedule, num_threads=1)
+        grads = [np.ones(n), np.ones(n)]
+        arrays = [*optimizer.param_groups[0]["params"], *grads, optimizer.state[0]["square_avg"]]
+        arrays = [weakref.ref(array) for array in arrays]
+        armed = True
+        thread = threading.Thread(target=lambda: optimizer.step(grads))
+        thread.start()
+        started.wait()
+        optimizer.param_groups[0]["params"].clear()
+        optimizer.state[0]["square_avg"] = np.ones(1)
+        grads.clear()
+        gc.collect()
+        alive = [array() is not None for array in arrays]
+        assert thread.is_alive(), "the step was over too soon to tell"
+        assert all(alive), alive
+        thread.join()
+        gc.collect()
+        assert not any(array() is not None for array in arrays), "the step kept its arrays"
+    """,
+}
+
+# Not public, but nothing that Python can pass to it may crash the process either.
+RAW_CALLS = {
+    "keys that are no list": "keys=5",
+    "keys in a tuple": "keys=(0,)",
+    "keys in a str": "keys='a'",
+    "too few keys": "keys=[]",
+    "no columns of state": "state=()",
+    "too few columns of state": "state=([big()],)",
+    "columns of state in a list": "state=([big()], 5, 5)",
+    "state too short": "state=([], [], [])",
+    "step counts in a list": "steps=[0]",
+    "step counts of another dtype": "steps=np.zeros(1)",
+    "too few step counts": "steps=np.zeros(0, np.int64)",
+    "step counts in two dimensions": "steps=np.zeros((1, 1), np.int64)",
+    "read-only step counts": "steps=np.frombuffer(bytes(8), np.int64)",
+    "groups that are no dicts": "groups=[5]",
+}
+
+RAW = """
+    from rmsprop._core import Algorithm, Naming, Stepper
+
+    group = {**rmsprop.RMSprop([big()], momentum=0.9, centered=True).param_groups[0], "params": [big()]}
+    good = dict(groups=[group], grads=[big()], keys=[0], state=([big()], [big()], [big()]),
+                steps=np.zeros(1, np.int64), grad_scale=1.0, num_threads=None)
+    for method, names in (("step", good), ("check", ("groups", "keys", "state", "steps"))):
+        stepper = Stepper(Algorithm.rmsprop, Naming.optimizer)
+        arguments = {name: value for name, value in {**good, **dict(%s)}.items() if name in names}
+        try:
+            getattr(stepper, method)(**arguments)
+        except (TypeError, ValueError):
+            assert group["params"][0].min() == group["params"][0].max() == 1
+        else:
+            assert False, "accepted"
+"""
+
+
+# A process that has imported everything forks one for each program: an import takes longer than any of them.
+RUN_EACH = """
+import faulthandler, json, signal, tempfile, traceback
+
+faulthandler.enable()
+for line in sys.stdin:
+    name, program = json.loads(line)
+    with tempfile.TemporaryFile() as output:
+        child = os.fork()
+        if child == 0:
+            signal.alarm(30)  # a program that hangs is killed
+            os.dup2(output.fileno(), 1)
+            os.dup2(output.fileno(), 2)
+            try:
+                exec(program, globals())
+                gc.collect()
+                print("came to its end", flush=True)
+            except BaseException:
+                traceback.print_exc()
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        output.seek(0)
+        print(json.dumps([name, os.waitstatus_to_exitcode(status), output.read().decode()]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def outcomes():
+    """Run all programs and return, by name, how each ended: its exit code, negative after a crash, and its output."""
+    programs = {name: textwrap.dedent(code) for name, code in MALICE.items()}
+    programs |= {name: textwrap.dedent(RAW) % arguments for name, arguments in RAW_CALLS.items()}
+    result = subprocess.run(
+        [sys.executable, "-c", PREAMBLE + RUN_EACH],
+        input="".join(json.dumps(program) + "\n" for program in programs.items()),
+        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "PYTHONMALLOC": "debug"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return {name: (code, output) for name, code, output in map(json.loads, result.stdout.splitlines())}
+
+
+@pytest.mark.parametrize("name", MALICE)
+def test_process_survives(name, outcomes):
+    exit_code, output = outcomes[name]
+    assert exit_code == 0, f"exit code {exit_code}: {output}"
+    assert output.endswith("came to its end\n"), output
+
+
+@pytest.mark.parametrize("name", RAW_CALLS)
+def test_engine_refuses(name, outcomes):
+    exit_code, output = outcomes[name]
+    assert exit_code == 0, f"exit code {exit_code}: {output}"
+    assert output.endswith("came to its end\n"), output
