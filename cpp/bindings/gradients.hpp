@@ -12,7 +12,8 @@ namespace py = pybind11;
 class Gradients {
  public:
   // grads: one array (keys is None), a dict (keys are strings) or a sequence (keys are anything else).
-  Gradients(const py::object& grads, const py::object& keys);
+  // Messages call them `argument`.
+  Gradients(const py::object& grads, const py::object& keys, const char* argument);
 
   // Raises ValueError unless there is one gradient, or None, for each parameter, and no other.
   void check_count(std::size_t params) const;
@@ -22,7 +23,9 @@ class Gradients {
 
  private:
   void check_names() const;
+  [[noreturn]] void raise_kind(const py::object& grads, const char* wanted) const;
 
+  const char* argument_;
   py::object keys_, single_, by_name_, sequence_;  // one of the last three is set
 };
 

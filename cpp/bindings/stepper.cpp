@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <stdexcept>
 #include <string>
@@ -61,6 +62,13 @@ const char* entry_name(Algorithm algorithm, int operand) {
   }
 }
 
+py::list groups_from(const py::object& object) {
+  if (!PyList_Check(object.ptr())) {
+    raise_type_error({"param_groups"}, "got " + type_name(object.ptr()) + ", wanted a list of dicts");
+  }
+  return py::reinterpret_borrow<py::list>(object);
+}
+
 PyObject* list_item(const py::list& list, std::size_t i) {
   return PyList_GET_ITEM(list.ptr(), static_cast<Py_ssize_t>(i));
 }
@@ -95,8 +103,11 @@ void check_columns(Algorithm algorithm, const py::object& keys, const py::tuple&
   const auto fits = [&](PyObject* list) {
     return PyList_Check(list) && static_cast<std::size_t>(PyList_GET_SIZE(list)) == params;
   };
-  if (!(keys.is_none() ? params == 1 : fits(keys.ptr()))) {
-    raise_value_error({"keys"}, "wanted a list with one entry for each parameter");
+  if (!keys.is_none() && !PyList_Check(keys.ptr())) raise_type_error({"keys"}, "wanted a list or None");
+  const std::size_t known = keys.is_none() ? 1 : static_cast<std::size_t>(PyList_GET_SIZE(keys.ptr()));
+  if (params != known) {
+    raise_value_error({"param_groups"}, "got " + std::to_string(params) + " parameters, wanted the " +
+                                            std::to_string(known) + " that there is state for");
   }
   const std::size_t kinds = algorithm == Algorithm::adagrad ? 1 : operand_count - square_avg;
   if (state.size() != kinds)
@@ -188,7 +199,7 @@ void Stepper::collect(const Arguments& arguments) {
       Objects objects = {PyList_GET_ITEM(group.params, i), nullptr};
       if (arguments.grads != nullptr) objects[grad] = arguments.grads->at(index);
       if (objects[grad] == Py_None) continue;
-      if (arguments.steps[index] < 0) raise_value_error(label(arguments, index, param), "its step count is negative");
+      check_count(arguments, index);
       const Update& update = update_for(group, arguments.steps[index] + 1);
       find_state(arguments, index, update, objects);
       indices_.push_back(index);
@@ -197,6 +208,14 @@ void Stepper::collect(const Arguments& arguments) {
       tensor.update = &update;
       if (!describe_ordinary(objects, tensor)) describe_any(arguments, index, objects, tensor);
     }
+  }
+}
+
+void Stepper::check_count(const Arguments& arguments, std::size_t index) const {
+  const std::int64_t count = arguments.steps[index];
+  if (count < 0 || count == std::numeric_limits<std::int64_t>::max()) {
+    raise_value_error(label(arguments, index, param),
+                      "its step count is " + std::to_string(count) + ", wanted one from 0 to 2**63 - 2");
   }
 }
 
@@ -364,13 +383,14 @@ Stepper::Arguments Stepper::read(const py::list& groups, const Gradients* grads,
   return {grads, keys, state, counts_of(steps.ptr(), params, {"steps"})};
 }
 
-bool Stepper::step(const py::list& groups, const py::object& grads, const py::object& keys, const py::tuple& state,
-                   const py::object& steps, const py::object& grad_scale, const py::object& nonfinite,
-                   const py::object& num_threads) {
+bool Stepper::step(const py::object& groups_object, const py::object& grads, const py::object& keys,
+                   const py::tuple& state, const py::object& steps, const py::object& grad_scale,
+                   const py::object& nonfinite, const py::object& num_threads) {
   const BusyGuard guard(busy_);
   const int threads = num_threads_from(num_threads.ptr());
   const Nonfinite reaction = nonfinite_from(nonfinite.ptr());
-  const Gradients gradients(grads, keys);
+  const py::list groups = groups_from(groups_object);
+  const Gradients gradients(grads, keys, naming_ == Naming::function ? "grad" : "grads");
   const Arguments arguments = read(groups, &gradients, keys, state, steps, number_from(grad_scale.ptr(), "grad_scale"));
   collect(arguments);
   check_overlap(arguments);
@@ -380,11 +400,12 @@ bool Stepper::step(const py::list& groups, const py::object& grads, const py::ob
   return true;
 }
 
-void Stepper::check(const py::list& groups, const py::object& keys, const py::tuple& state, const py::object& steps,
-                    const py::object& nonfinite, const py::object& num_threads) {
+void Stepper::check(const py::object& groups_object, const py::object& keys, const py::tuple& state,
+                    const py::object& steps, const py::object& nonfinite, const py::object& num_threads) {
   const BusyGuard guard(busy_);
   num_threads_from(num_threads.ptr());
   nonfinite_from(nonfinite.ptr());
+  const py::list groups = groups_from(groups_object);
   const Arguments arguments = read(groups, nullptr, keys, state, steps, 1.0);
   collect(arguments);
   check_overlap(arguments);

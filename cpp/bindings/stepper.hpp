@@ -38,12 +38,12 @@ class Stepper {
   // steps       int64 array: how many steps each parameter has taken; one more where there is a gradient
   // nonfinite   what becomes of a step whose gradients are not all finite: "propagate", "skip" or "raise"
   // Returns whether the step was taken, and not skipped.
-  bool step(const py::list& groups, const py::object& grads, const py::object& keys, const py::tuple& state,
+  bool step(const py::object& groups_object, const py::object& grads, const py::object& keys, const py::tuple& state,
             const py::object& steps, const py::object& grad_scale, const py::object& nonfinite,
             const py::object& num_threads);
 
   // Raises what a step would raise with gradients that fit. State may be missing.
-  void check(const py::list& groups, const py::object& keys, const py::tuple& state, const py::object& steps,
+  void check(const py::object& groups_object, const py::object& keys, const py::tuple& state, const py::object& steps,
              const py::object& nonfinite, const py::object& num_threads);
 
   Algorithm algorithm() const { return algorithm_; }
@@ -70,6 +70,7 @@ class Stepper {
   static bool differs_between_steps(const Group& group);
   const Update& update_for(Group& group, std::int64_t t);
   void collect(const Arguments& arguments);
+  void check_count(const Arguments& arguments, std::size_t index) const;
   void find_state(const Arguments& arguments, std::size_t index, const Update& update, Objects& objects) const;
   void describe_any(const Arguments& arguments, std::size_t index, const Objects& objects, Tensor& tensor);
   Layout& next_layout();

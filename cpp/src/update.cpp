@@ -2,10 +2,12 @@
 
 #include "rmsprop/update.hpp"
 
+#include <array>
+#include <charconv>
 #include <cmath>
 #include <initializer_list>
-#include <sstream>
 #include <stdexcept>
+#include <string>
 
 #include "floating_point_scope.hpp"
 #include "rmsprop/tensor.hpp"
@@ -19,9 +21,10 @@ struct Named {
 };
 
 [[noreturn]] void reject(const Named& number, const char* wanted) {
-  std::ostringstream message;
-  message << number.name << ": got " << number.value << ", wanted " << wanted;
-  throw std::invalid_argument(message.str());
+  std::array<char, 32> digits;  // the shortest that give the number back
+  const auto end = std::to_chars(digits.data(), digits.data() + digits.size(), number.value).ptr;
+  throw std::invalid_argument(std::string(number.name) + ": got " + std::string(digits.data(), end) + ", wanted " +
+                              wanted);
 }
 
 void check_not_negative(std::initializer_list<Named> numbers) {

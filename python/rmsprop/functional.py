@@ -199,7 +199,7 @@ def _step(
         params, keys = [param], None
         columns = tuple([array] for array in state.values())
     else:
-        params = _list("param", param)
+        params = _list("param", param, "a numpy.ndarray or a list of them")
         keys = list(range(len(params)))
         columns = tuple(_column(name, arrays, len(params)) for name, arrays in state.items())
     steps = np.full(len(params), step - 1, np.int64)
@@ -207,14 +207,14 @@ def _step(
     stepper.step([{**group, "params": params}], grad, keys, columns, steps, grad_scale, "propagate", num_threads)
 
 
-def _list(name: str, arrays: Any) -> list[Any]:
+def _list(name: str, arrays: Any, wanted: str) -> list[Any]:
     if not isinstance(arrays, (list, tuple)):
-        raise TypeError(f"{name}: got {type(arrays).__name__}, wanted a numpy.ndarray or a list of them")
+        raise TypeError(f"{name}: got {type(arrays).__name__}, wanted {wanted}")
     return list(arrays)
 
 
 def _column(name: str, arrays: Any, count: int) -> list[Any]:
-    column = [None] * count if arrays is None else _list(name, arrays)
+    column = [None] * count if arrays is None else _list(name, arrays, "a list of arrays, as for param")
     if len(column) != count:
         raise ValueError(f"{name}: got {len(column)} arrays, wanted {count}, one for each parameter")
     return column

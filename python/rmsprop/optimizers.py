@@ -80,15 +80,17 @@ class Optimizer:
             array([0.6838, 1.3162])
         """
         try:
-            taken = self._step(grads, grad_scale)
+            taken = self._step(grads, grad_scale, self._columns)
         except MissingStateError:
-            _allocate(self.param_groups, self._columns, self._needed_state)
-            taken = self._step(grads, grad_scale)
+            # A hyperparameter was changed to one that needs more state. A step that fails must not leave it behind.
+            columns = self._columns.extended(0)
+            _allocate(self.param_groups, columns, self._needed_state)
+            taken = self._step(grads, grad_scale, columns)
+            self._columns = columns
         if not taken:
             self.skipped_steps += 1
 
-    def _step(self, grads: Grads, grad_scale: float) -> bool:
-        columns = self._columns
+    def _step(self, grads: Grads, grad_scale: float, columns: StateColumns) -> bool:
         return self._stepper.step(
             self.param_groups,
             grads,
@@ -445,6 +447,8 @@ def _params_and_keys(params: Any, first_index: int) -> tuple[list[Any], list[Any
             if not isinstance(name, str):
                 raise TypeError(f"params: got {name!r} as a name, wanted a str")
         arrays, keys = list(params.values()), list(params)
+    elif isinstance(params, (str, bytes)) or not isinstance(params, Iterable):
+        raise TypeError(f"params: got {type(params).__name__}, wanted an array, a sequence of arrays, or a dict of them")
     else:
         arrays = [params] if isinstance(params, np.ndarray) else list(params)
         keys = list(range(first_index, first_index + len(arrays)))
