@@ -414,6 +414,12 @@ def shifted(first, second, shift):
     return dict(zip((first, second), (memory[s : s + size].view(np.float32) for s in starts), strict=True))
 
 
+def backwards_over(first, second):
+    """Return two arrays of which the first begins beyond the end of the second and runs back into it."""
+    memory = np.ones(GOOD.size * 3 // 2, np.float32)
+    return {first: memory[GOOD.size // 2 :][::-1], second: memory[: GOOD.size]}
+
+
 def every_second_and_every_third(first, second):
     memory = np.ones(3 * GOOD.size, np.float32)
     return {first: memory[1 : 2 * GOOD.size : 2], second: memory[::3]}
@@ -433,12 +439,15 @@ OVERLAPS = {
     "gradient is shifted back by one element": Overlap(lambda get: shifted(PARAM, GRAD, -4), PARAM, GRAD),
     "gradient shares one byte at the end": Overlap(lambda get: shifted(PARAM, GRAD, 511), PARAM, GRAD),
     "gradient shares one byte at the start": Overlap(lambda get: shifted(PARAM, GRAD, -511), PARAM, GRAD),
+    "gradient runs back into its parameter": Overlap(lambda get: backwards_over(GRAD, PARAM), PARAM, GRAD),
+    "gradient is run back into": Overlap(lambda get: backwards_over(PARAM, GRAD), PARAM, GRAD),
     "gradient interleaves and meets": Overlap(lambda get: every_second_and_every_third(PARAM, GRAD), PARAM, GRAD),
     "state is its parameter": Overlap(lambda get: {STATE_ARRAY: get(*PARAM)}, PARAM, STATE_ARRAY),
     "state is another parameter": Overlap(lambda get: {STATE_ARRAY: get(*OTHER_PARAM)}, OTHER_PARAM, STATE_ARRAY),
     "state is the state of another": Overlap(lambda get: {STATE_ARRAY: get(*OTHER_STATE)}, OTHER_STATE, STATE_ARRAY),
     "state is shifted by 16 elements": Overlap(lambda get: shifted(PARAM, STATE_ARRAY, 64), PARAM, STATE_ARRAY),
     "state is shifted back by 17": Overlap(lambda get: shifted(PARAM, STATE_ARRAY, -68), PARAM, STATE_ARRAY),
+    "state runs back into its parameter": Overlap(lambda get: backwards_over(STATE_ARRAY, PARAM), PARAM, STATE_ARRAY),
     "state interleaves and meets": Overlap(
         lambda get: every_second_and_every_third(PARAM, STATE_ARRAY), PARAM, STATE_ARRAY
     ),

@@ -20,8 +20,9 @@ Gradients::Gradients(const py::object& grads, const py::object& keys, const char
   if (keys.is_none()) {
     single_ = grads;
   } else if (are_names(keys)) {
-    if (!PyDict_Check(grads.ptr())) raise_kind(grads, "a dict with the names of the parameters");
-    by_name_ = grads;
+    const bool is_mapping = PyDict_Check(grads.ptr()) || (PyMapping_Check(grads.ptr()) && py::hasattr(grads, "keys"));
+    if (!is_mapping) raise_kind(grads, "a dict with the names of the parameters");
+    by_name_ = py::dict(grads);  // the same object if it is a dict
   } else {
     const bool is_sequence = PySequence_Check(grads.ptr()) && !py::isinstance<py::array>(grads);
     if (!is_sequence) raise_kind(grads, "a sequence of arrays, one for each parameter");

@@ -1,6 +1,7 @@
 #include "hyperparameters.hpp"
 
 #include <array>
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <stdexcept>
@@ -255,7 +256,9 @@ bool GroupHyperparameters::read(Algorithm algorithm, PyObject* group, int group_
 }
 
 bool GroupHyperparameters::is_remembered(PyObject* group, double grad_scale) const {
-  if (seen_.empty() || grad_scale != grad_scale_ || !PyDict_Check(group)) return false;
+  // By bits: 0.0 and -0.0 are equal, and give gradients of other signs.
+  const bool same_scale = std::bit_cast<std::uint64_t>(grad_scale) == std::bit_cast<std::uint64_t>(grad_scale_);
+  if (seen_.empty() || !same_scale || !PyDict_Check(group)) return false;
   if (PyDict_GET_SIZE(group) != static_cast<Py_ssize_t>(seen_.size())) return false;
   const PyObject* const params = Keys::get().params.string;
   Py_ssize_t position = 0;

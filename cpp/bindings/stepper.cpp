@@ -372,8 +372,8 @@ void Stepper::without_gil(Work work) const {
 
 // All that a step is given but its gradients.
 Stepper::Arguments Stepper::read(const py::list& groups, const Gradients* grads, const py::object& keys,
-                                 const py::tuple& state, const py::object& steps, double grad_scale) {
-  read_groups(groups, steps, grad_scale);
+                                 const py::tuple& state, const py::object& steps, double grad_scale, bool again) {
+  if (!again) read_groups(groups, steps, grad_scale);
   const std::size_t params = count_params(groups);
   if (groups.size() != groups_.size()) raise_value_error({"param_groups"}, "a schedule added or removed a group");
   for (std::size_t i = 0; i < groups_.size(); ++i) groups_[i].params = params_of(list_item(groups, i));
@@ -385,13 +385,14 @@ Stepper::Arguments Stepper::read(const py::list& groups, const Gradients* grads,
 
 bool Stepper::step(const py::object& groups_object, const py::object& grads, const py::object& keys,
                    const py::tuple& state, const py::object& steps, const py::object& grad_scale,
-                   const py::object& nonfinite, const py::object& num_threads) {
+                   const py::object& nonfinite, const py::object& num_threads, bool again) {
   const BusyGuard guard(busy_);
   const int threads = num_threads_from(num_threads.ptr());
   const Nonfinite reaction = nonfinite_from(nonfinite.ptr());
   const py::list groups = groups_from(groups_object);
   const Gradients gradients(grads, keys, naming_ == Naming::function ? "grad" : "grads");
-  const Arguments arguments = read(groups, &gradients, keys, state, steps, number_from(grad_scale.ptr(), "grad_scale"));
+  const Arguments arguments =
+      read(groups, &gradients, keys, state, steps, number_from(grad_scale.ptr(), "grad_scale"), again);
   collect(arguments);
   check_overlap(arguments);
   if (needs_gradients_first(reaction) && !prepare_gradients(arguments, reaction, threads)) return false;
@@ -406,7 +407,7 @@ void Stepper::check(const py::object& groups_object, const py::object& keys, con
   num_threads_from(num_threads.ptr());
   nonfinite_from(nonfinite.ptr());
   const py::list groups = groups_from(groups_object);
-  const Arguments arguments = read(groups, nullptr, keys, state, steps, 1.0);
+  const Arguments arguments = read(groups, nullptr, keys, state, steps, 1.0, false);
   collect(arguments);
   check_overlap(arguments);
 }
@@ -423,7 +424,8 @@ void register_stepper(py::module_& m) {
   py::class_<Stepper>(m, "Stepper")
       .def(py::init<Algorithm, Naming>(), py::arg("algorithm"), py::arg("naming"))
       .def("step", &Stepper::step, py::arg("groups"), py::arg("grads"), py::arg("keys"), py::arg("state"),
-           py::arg("steps"), py::arg("grad_scale"), py::arg("nonfinite"), py::arg("num_threads"))
+           py::arg("steps"), py::arg("grad_scale"), py::arg("nonfinite"), py::arg("num_threads"),
+           py::arg("again") = false)
       .def("check", &Stepper::check, py::arg("groups"), py::arg("keys"), py::arg("state"), py::arg("steps"),
            py::arg("nonfinite"), py::arg("num_threads"))
       .def(py::pickle([](const Stepper& stepper) { return py::make_tuple(stepper.algorithm(), stepper.naming()); },

@@ -37,10 +37,11 @@ class Stepper {
   // state       a tuple of lists, one for each kind of state, of arrays or None
   // steps       int64 array: how many steps each parameter has taken; one more where there is a gradient
   // nonfinite   what becomes of a step whose gradients are not all finite: "propagate", "skip" or "raise"
+  // again       true if the call before this one raised MissingState: schedules are not asked a second time
   // Returns whether the step was taken, and not skipped.
   bool step(const py::object& groups_object, const py::object& grads, const py::object& keys, const py::tuple& state,
             const py::object& steps, const py::object& grad_scale, const py::object& nonfinite,
-            const py::object& num_threads);
+            const py::object& num_threads, bool again);
 
   // Raises what a step would raise with gradients that fit. State may be missing.
   void check(const py::object& groups_object, const py::object& keys, const py::tuple& state, const py::object& steps,
@@ -64,7 +65,7 @@ class Stepper {
   };
 
   Arguments read(const py::list& groups, const Gradients* grads, const py::object& keys, const py::tuple& state,
-                 const py::object& steps, double grad_scale);
+                 const py::object& steps, double grad_scale, bool again);
   void read_groups(const py::list& groups, const py::object& steps, double grad_scale);
   void reserve(std::size_t params);
   static bool differs_between_steps(const Group& group);

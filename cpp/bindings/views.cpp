@@ -227,7 +227,11 @@ void describe(const View& view, Layout& layout, int operand) {
 
 std::int64_t* counts_of(PyObject* object, std::size_t count, const Label& label) {
   const NumPy& numpy = NumPy::get();
-  if (!PyObject_TypeCheck(object, numpy.array_type) || py::detail::array_proxy(object)->descr != numpy.int64) {
+  // An unpickled array has a dtype object of its own, equal to the one that is known here.
+  const bool is_int64 = PyObject_TypeCheck(object, numpy.array_type) &&
+                        (py::detail::array_proxy(object)->descr == numpy.int64 ||
+                         py::handle(py::detail::array_proxy(object)->descr).equal(py::handle(numpy.int64)));
+  if (!is_int64) {
     raise_type_error(label, "got " + type_name(object) + ", wanted an int64 array");
   }
   const View view(object, DType::float64, false);  // as wide as an int64

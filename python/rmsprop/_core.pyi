@@ -31,6 +31,7 @@ class Stepper:
         grad_scale: float,
         nonfinite: str,
         num_threads: int | None,
+        again: bool = False,
     ) -> bool: ...
     def check(
         self,

@@ -19,6 +19,7 @@ EXAMPLES = """\
 examples:
   rmsprop info
   rmsprop demo
+  rmsprop inspect optimizer.safetensors
   python -m rmsprop demo --output picture.png
 """
 
@@ -51,6 +52,18 @@ examples:
   RMSPROP_ISA=baseline OMP_NUM_THREADS=1 rmsprop info
 """
 
+INSPECT_DESCRIPTION = """\
+Print what is inside a checkpoint, a file that an optimizer's save(path) wrote:
+the hyperparameters of each group, and the steps, shape, type and state of each
+parameter. The whole file is read, and its checksum compared, before anything is
+printed. A file that is damaged or is not a checkpoint is an error.
+"""
+
+INSPECT_EXAMPLES = """\
+examples:
+  rmsprop inspect optimizer.safetensors
+"""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; `arguments` are those of the process unless given."""
@@ -66,14 +79,15 @@ def build_parser() -> argparse.ArgumentParser:
     """Describe every command and option."""
     parser = argparse.ArgumentParser(
         prog="rmsprop",
-        description="The RMSprop and Adagrad step on a CPU: a demo, and a report of what runs here.",
+        description="The RMSprop and Adagrad step on a CPU: a demo, what runs here, and checkpoints.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"rmsprop {rmsprop.__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="{demo,info}", dest="command", required=True)
+    commands = parser.add_subparsers(title="commands", metavar="{demo,info,inspect}", dest="command", required=True)
     add_demo(commands)
     add_info(commands)
+    add_inspect(commands)
     return parser
 
 
@@ -122,6 +136,19 @@ def add_info(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.set_defaults(run=run_info)
 
 
+def add_inspect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command ``inspect``."""
+    parser = commands.add_parser(
+        "inspect",
+        help="print what is inside a checkpoint",
+        description=INSPECT_DESCRIPTION,
+        epilog=INSPECT_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("file", metavar="FILE", help="the checkpoint")
+    parser.set_defaults(run=run_inspect)
+
+
 def run_demo(options: argparse.Namespace) -> int:
     """Run the demo, or say how to install what it needs."""
     try:
@@ -143,6 +170,22 @@ def run_info(options: argparse.Namespace) -> int:
     """Print the report."""
     rmsprop.show_config()
     return 0
+
+
+def run_inspect(options: argparse.Namespace) -> int:
+    """Print the content of a checkpoint, or say what is wrong with the file."""
+    from rmsprop import inspection
+
+    try:
+        inspection.print_checkpoint(options.file)
+    except OSError as error:
+        problem = f"{options.file}: {error.strerror}"
+    except ValueError as error:
+        problem = str(error)
+    else:
+        return 0
+    print(f"rmsprop inspect: error: {inspection.printable(problem)}", file=sys.stderr)
+    return 1
 
 
 def whole_number(minimum: int) -> Callable[[str], int]:

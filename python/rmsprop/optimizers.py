@@ -13,6 +13,7 @@ from rmsprop.state import State, StateColumns
 
 Array = NDArray[Any]
 LearningRate = float | Callable[[int], float]
+Progress = Callable[[int, int], None]
 Params = Array | Sequence[Array] | Mapping[str, Array] | Sequence[dict[str, Any]]
 Grads = Array | Sequence[Array | None] | Mapping[str, Array | None]
 
@@ -85,12 +86,12 @@ class Optimizer:
             # A hyperparameter was changed to one that needs more state. A step that fails must not leave it behind.
             columns = self._columns.extended(0)
             _allocate(self.param_groups, columns, self._needed_state)
-            taken = self._step(grads, grad_scale, columns)
+            taken = self._step(grads, grad_scale, columns, again=True)
             self._columns = columns
         if not taken:
             self.skipped_steps += 1
 
-    def _step(self, grads: Grads, grad_scale: float, columns: StateColumns) -> bool:
+    def _step(self, grads: Grads, grad_scale: float, columns: StateColumns, again: bool = False) -> bool:
         return self._stepper.step(
             self.param_groups,
             grads,
@@ -100,6 +101,7 @@ class Optimizer:
             grad_scale,
             self.nonfinite,
             self.num_threads,
+            again,
         )
 
     # ---- State and groups --------------------------------------------------------------------------------------------
@@ -107,7 +109,7 @@ class Optimizer:
     @property
     def state(self) -> State:
         """The arrays and step counts of each parameter, by its index, or by name if `params` was a dict."""
-        return State(self._columns, self._keys)
+        return State(self)
 
     @property
     def lr(self) -> LearningRate:
@@ -162,10 +164,22 @@ class Optimizer:
     def state_dict(self) -> dict[str, Any]:
         """Return state and hyperparameters in PyTorch's layout, the arrays as they are and not copies.
 
+        A learning rate that is a schedule is in it as it is, so the dict restores exactly what was there; `nonfinite`,
+        `num_threads` and `skipped_steps` are not in it. `rmsprop.convert` has the same for PyTorch, Keras and optax.
+
         Returns:
             `{"state": {0: {"step": 3, "square_avg": array, ...}, ...}, "param_groups": [{"lr": 0.01, ..., "params": [0,
             ...]}, ...]}`: parameters are numbered in the order of the groups. If they have names, each group has them
             as `param_names`, as in PyTorch.
+
+        Example:
+            >>> import copy, numpy as np, rmsprop
+            >>> opt = rmsprop.RMSprop(np.ones(2))
+            >>> before = copy.deepcopy(opt.state_dict())
+            >>> opt.step(np.ones(2))
+            >>> opt.load_state_dict(before)
+            >>> opt.state[0]
+            {'step': 0, 'square_avg': array([0., 0.])}
         """
         return state_dicts.state_dict(self)
 
@@ -175,31 +189,78 @@ class Optimizer:
         Arrays are copied; a state's dtype is kept. Either everything is loaded, or an error is raised and this
         optimizer is as it was.
 
+        Args:
+            state_dict: with as many groups, parameters in them, shapes and dtypes as here, and, if both have them, the
+                same names in the same order. That of `torch.optim.RMSprop` or `torch.optim.Adagrad` can be given as it
+                is; hyperparameters that PyTorch lacks become what PyTorch does, such as `eps_in_sqrt=False`.
+
         Raises:
             TypeError: an entry is not of the kind it should be.
             ValueError: groups, parameters, shapes or names do not match those of this optimizer.
+            RuntimeError: another thread is in a step of this optimizer.
         """
         state_dicts.load_state_dict(self, state_dict)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], *, progress: Progress | None = None) -> None:
         """Write state, hyperparameters and step counts to one file, so that a crash leaves the old file or the new one.
 
-        The parameters themselves are not part of it: save them as you save your model.
-        """
-        from rmsprop import checkpoint
+        The parameters themselves are not part of it: save them as you save your model. Nor is the code of a schedule:
+        to load the file, make the optimizer with its schedule first. `rmsprop inspect FILE` prints what is inside.
 
-        checkpoint.save(self, path)
-
-    def load(self, path: str | os.PathLike[str]) -> None:
-        """Load what `save` wrote. Either everything is loaded, or an error is raised and this optimizer is as it was.
+        Args:
+            path: of the file, by custom `*.safetensors`. One that exists is replaced, once the new one is complete.
+            progress: called now and then with the number of bytes written and the number in all.
 
         Raises:
-            ValueError: the file is damaged, is not a checkpoint, or belongs to another optimizer.
-            OSError: the file cannot be read.
+            OSError: the file cannot be written. Unless only the last flush of the folder failed, the old one is intact.
+            ValueError: a hyperparameter is out of range, so that the file could not be loaded.
+            RuntimeError: another thread took a step of this optimizer meanwhile; the old file is intact.
+
+        Example:
+            >>> import os, tempfile
+            >>> import numpy as np, rmsprop
+            >>> weights = np.ones(2)
+            >>> opt = rmsprop.RMSprop(weights)
+            >>> opt.step(np.array([1.0, 2.0]))
+            >>> resumed = rmsprop.RMSprop(weights)
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     opt.save(os.path.join(folder, "optimizer.safetensors"))
+            ...     resumed.load(os.path.join(folder, "optimizer.safetensors"))
+            >>> resumed.state[0]
+            {'step': 1, 'square_avg': array([0.1, 0.4])}
         """
         from rmsprop import checkpoint
 
-        checkpoint.load(self, path)
+        checkpoint.save(self, path, progress=progress)
+
+    def load(self, path: str | os.PathLike[str], *, progress: Progress | None = None) -> None:
+        """Load what `save` wrote. Either everything is loaded, or an error is raised and this optimizer is as it was.
+
+        Groups, parameters, shapes, dtypes and names must be those of the optimizer that was saved. All hyperparameters
+        of the groups are loaded, with one exception: where the learning rate was a schedule, this optimizer's schedule
+        stays, and goes on at the step count that was saved.
+
+        Args:
+            path: of the file.
+            progress: called now and then with the number of bytes read and the number in all.
+
+        Raises:
+            ValueError: the file is damaged, is not a checkpoint, or belongs to another optimizer; or the learning rate
+                was a schedule, and here it is not.
+            OSError: the file cannot be read.
+            RuntimeError: another thread is in a step of this optimizer.
+        """
+        from rmsprop import checkpoint
+
+        checkpoint.load(self, path, progress=progress)
+
+    def _check(self, groups: list[dict[str, Any]], columns: StateColumns) -> None:
+        """Raise what a step with these groups and this state would raise."""
+        keys = None if self._is_single else self._keys
+        self._stepper.check(groups, keys, columns.arrays, columns.steps, self.nonfinite, self.num_threads)
+
+    def _allocate_missing_state(self, groups: list[dict[str, Any]], columns: StateColumns) -> None:
+        _allocate(groups, columns, self._needed_state)
 
     def __repr__(self) -> str:
         lines = [f"{type(self).__name__} ("]
@@ -468,7 +529,8 @@ def _allocate(
             for name, column in zip(columns.names, columns.arrays, strict=True):
                 if name in needed and column[index] is None:
                     is_accumulator = name in ("square_avg", "sum")
-                    column[index] = np.full_like(
-                        param, group["initial_accumulator_value"] if is_accumulator else 0, order="K", subok=False
-                    )
+                    value = group["initial_accumulator_value"] if is_accumulator else 0
+                    if np.iscomplexobj(param):  # real and imaginary parts are separate elements
+                        value = complex(value, value)
+                    column[index] = np.full_like(param, value, order="K", subok=False)
         first += len(group["params"])

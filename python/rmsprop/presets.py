@@ -7,8 +7,8 @@ A recipe from another framework gives that framework's numbers here, if its pres
     >>> opt = rmsprop.RMSprop(weights, lr=0.1, momentum=0.9, **rmsprop.presets.tf1)
     >>> opt = rmsprop.Adagrad(weights, **rmsprop.presets.adagrad.torch)
 
-A preset is a read-only mapping with the framework's defaults: every argument in which frameworks differ. To change one of
-them, or the `lr` of a preset that has one, put your own value after it:
+A preset is a read-only mapping with the framework's defaults for every argument in which frameworks differ. To change
+one, or the `lr` of a preset that has one, put your own value after it:
 
     >>> opt = rmsprop.RMSprop(weights, **rmsprop.presets.torch | {"lr": 3e-4})
     >>> opt.lr, opt.param_groups[0]["alpha"]
@@ -111,9 +111,9 @@ optax: Preset = MappingProxyType(
         "decoupled_weight_decay": False,
     }
 )
-"""`optax.rmsprop`, which has no default learning rate. `decay` there is `alpha` here, `initial_scale` the initial value.
+"""`optax.rmsprop`, which has no default learning rate. `decay` there is `alpha` here.
 
-`nesterov` and `bias_correction` mean the same there and here.
+`initial_scale` there is `initial_accumulator_value` here; `nesterov` and `bias_correction` mean the same in both.
 """
 
 tf1: Preset = MappingProxyType(

@@ -1,7 +1,7 @@
 """Learning rates that change during training: small pure functions from the number of steps taken to a learning rate.
 
-Give one to an optimizer as `lr`. At each step the optimizer calls it with the number of steps taken so far, so the first
-call gets 0:
+Give one to an optimizer as `lr`. At each step the optimizer calls it with the number of steps taken so far, so the
+first call gets 0:
 
     >>> import numpy as np, rmsprop
     >>> w = np.array([1.0, 2.0])
@@ -11,10 +11,10 @@ call gets 0:
     >>> opt.lr(opt.state[0]["step"])  # what the next step will use
     0.081
 
-There is nothing to call after a step, nothing to save and nothing to get out of step: a schedule has no state. Its value
-is a closed form of the step count, so a resumed run goes on with the same bits, and it is made of IEEE-754 additions,
-multiplications and divisions alone, so the bits are the same on every machine. A schedule can be pickled, deep-copied,
-compared and printed. Any other callable from an int to a number works as well.
+A schedule has no state: there is nothing to call after a step and nothing to save. Its value is a closed form of the
+step count, so a resumed run goes on with the same bits, and it is made of IEEE-754 additions, multiplications and
+divisions alone, so the bits are the same on every machine. Schedules can be pickled, copied, compared and printed. Any
+other callable from an int to a number works as well.
 
 Warning: the unit is the optimizer step, not the epoch. PyTorch's schedulers count how often *their* `step` is called,
 which most programs do once per epoch. Multiply such counts by the number of steps per epoch.
@@ -303,8 +303,8 @@ class linear_warmup(Schedule):
     Formula, and `lr` once step is `total_iters` or more:
         lr(step) = lr * (start_factor + (1 - start_factor) * step / total_iters)
 
-    An average that starts at 0 makes the first steps of RMSprop large and noisy; a warm-up keeps them small. It is mostly
-    followed by another schedule: see `sequential`.
+    An average that starts at 0 makes the first steps of RMSprop large and noisy; a warm-up keeps them small. Most often
+    another schedule follows: see `sequential`.
 
     Args:
         lr: learning rate at the end, finite and >= 0.
@@ -400,7 +400,7 @@ class sequential(Schedule):
     Warning: this is PyTorch's `SequentialLR`. Its `ChainedScheduler` is another thing: it multiplies schedules.
 
     Args:
-        schedules: at least one; any callables from a step count to a learning rate, so one may be a `sequential` itself.
+        schedules: at least one; any callables from a step count to a learning rate, another `sequential` included.
         milestones: the optimizer step at which each schedule but the first begins; increasing, at least 1.
 
     Raises:

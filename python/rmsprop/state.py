@@ -1,7 +1,7 @@
 """Optimizer state as users see it: a mapping from each parameter to its arrays and its step count."""
 
 from collections.abc import Iterator, Mapping, MutableMapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,15 +27,35 @@ class StateColumns:
         return longer
 
 
+def step_count(value: Any) -> int:
+    """Return `value` as a count of steps, or raise a TypeError or ValueError."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"step: got {type(value).__name__}, wanted an int")
+    if not 0 <= value < 2**63:
+        raise ValueError(f"step: got {value}, wanted a count >= 0")
+    return int(value)
+
+
+class HasState(Protocol):
+    """An optimizer. Views hold on to it, not to its columns, since it replaces them when a group is added."""
+
+    _columns: StateColumns
+    _keys: list[Any]
+
+
 class ParameterState(MutableMapping[str, Any]):
     """The state of one parameter: `step`, a count, and arrays under PyTorch's names.
 
     An array can be replaced by any other of the parameter's shape and dtype; the next step checks it.
     """
 
-    def __init__(self, columns: StateColumns, index: int) -> None:
-        self._columns = columns
+    def __init__(self, owner: HasState, index: int) -> None:
+        self._owner = owner
         self._index = index
+
+    @property
+    def _columns(self) -> StateColumns:
+        return self._owner._columns
 
     def _column(self, name: str) -> list[NDArray[Any] | None]:
         try:
@@ -55,11 +75,7 @@ class ParameterState(MutableMapping[str, Any]):
 
     def __setitem__(self, name: str, value: Any) -> None:
         if name == "step":
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-                raise TypeError(f"step: got {type(value).__name__}, wanted an int")
-            if not 0 <= value < 2**63:
-                raise ValueError(f"step: got {value}, wanted a count >= 0")
-            self._columns.steps[self._index] = value
+            self._columns.steps[self._index] = step_count(value)
             return
         column = self._column(name)
         if not isinstance(value, np.ndarray):
@@ -85,20 +101,19 @@ class ParameterState(MutableMapping[str, Any]):
 class State(Mapping[Any, ParameterState]):
     """The state of every parameter, by the parameter's index, or by its name if the parameters came in a dict."""
 
-    def __init__(self, columns: StateColumns, keys: list[Any]) -> None:
-        self._columns = columns
-        self._keys = keys
+    def __init__(self, owner: HasState) -> None:
+        self._owner = owner
 
     def __getitem__(self, key: Any) -> ParameterState:
-        if key not in self._keys:
+        if key not in self._owner._keys:
             raise KeyError(key)
-        return ParameterState(self._columns, self._keys.index(key))
+        return ParameterState(self._owner, self._owner._keys.index(key))
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self._keys)
+        return iter(self._owner._keys)
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self._owner._keys)
 
     def __repr__(self) -> str:
         return repr(dict(self))

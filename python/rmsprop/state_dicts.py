@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rmsprop.state import ParameterState, StateColumns
+from rmsprop.state import StateColumns, step_count
 
 if TYPE_CHECKING:
     from rmsprop.optimizers import Optimizer
@@ -58,17 +58,17 @@ class Replacement:
 
 def state_dict(optimizer: "Optimizer") -> dict[str, Any]:
     """Return state and hyperparameters; see `Optimizer.state_dict`."""
-    columns = optimizer._columns
+    columns = optimizer._columns.extended(0)  # a copy: what the hyperparameters need now, the next step will allocate
     optimizer._allocate_missing_state(optimizer.param_groups, columns)
     groups = []
     first = 0
     for group in optimizer.param_groups:
         indices = list(range(first, first + len(group["params"])))
         saved = {name: _plain(value) for name, value in group.items() if name != "params"}
-        names = {"param_names": [optimizer._keys[index] for index in indices]} if optimizer._has_names else {}
+        names = {"param_names": [optimizer._keys[index] for index in indices]} if _has_names(optimizer) else {}
         groups.append({**saved, "params": indices, **names})
         first += len(indices)
-    return {"state": {index: dict(ParameterState(columns, index)) for index in range(first)}, "param_groups": groups}
+    return {"state": {index: _entry(columns, index) for index in range(first)}, "param_groups": groups}
 
 
 def load_state_dict(optimizer: "Optimizer", state_dict: Mapping[str, Any]) -> None:
@@ -96,16 +96,16 @@ def replacement_for(
         ValueError: anything does not match the optimizer, or a hyperparameter is out of range.
         RuntimeError: another thread is in a step of this optimizer.
     """
-    saved_groups, saved_state = _parts(state_dict)
+    saved_groups, saved_state = groups_and_state(state_dict)
     if len(saved_groups) != len(optimizer.param_groups):
         raise ValueError(f"param_groups: got {len(saved_groups)}, wanted {len(optimizer.param_groups)}")
     groups = []
-    numbers: list[int] = []
+    first = 0
     for i, (group, saved) in enumerate(zip(optimizer.param_groups, saved_groups, strict=True)):
-        keys = optimizer._keys[len(numbers) :][: len(group["params"])]
+        keys = optimizer._keys[first:][: len(group["params"])]
         groups.append(_new_group(optimizer, group, saved, keys, f"param_groups[{i}]"))
-        numbers += saved["params"]
-    _check_numbers(numbers, saved_state)
+        first += len(keys)
+    numbers = numbers_of(saved_groups, saved_state)
     replacement = Replacement(groups, StateColumns(optimizer.state_names).extended(len(numbers)), [])
     params = [param for group in groups for param in group["params"]]
     for index, number in enumerate(numbers):
@@ -117,14 +117,24 @@ def replacement_for(
     return replacement
 
 
+def check_arrays(optimizer: "Optimizer") -> None:
+    """Check all arrays of an optimizer, also those that its hyperparameters do not need at the moment."""
+    columns = optimizer._columns
+    params = [param for group in optimizer.param_groups for param in group["params"]]
+    for index, param in enumerate(params):
+        for name, column in zip(columns.names, columns.arrays, strict=True):
+            if column[index] is not None:
+                _check_array(column[index], param, f"state[{optimizer._keys[index]!r}][{name!r}]", np.ndarray)
+
+
 def install(optimizer: "Optimizer", replacement: Replacement) -> None:
-    """Put groups and state into use, both at once: one operation, which no signal and no other thread can cut in two."""
+    """Put groups and state into use: one operation, which no signal and no other thread can cut in two."""
     vars(optimizer).update(param_groups=replacement.groups, _columns=replacement.columns)
 
 
 def is_from_torch(state_dict: Mapping[str, Any]) -> bool:
     """Tell whether a state dict is one of PyTorch's, by entries that only PyTorch's groups have."""
-    saved_groups, _ = _parts(state_dict)
+    saved_groups, _ = groups_and_state(state_dict)
     return any(not ONLY_IN_TORCH.isdisjoint(group) for group in saved_groups)
 
 
@@ -148,11 +158,13 @@ def from_torch(state_dict: Mapping[str, Any]) -> dict[str, Any]:
         >>> ours["param_groups"][0]["eps_in_sqrt"]
         False
     """
-    saved_groups, saved_state = _parts(state_dict)
+    saved_groups, saved_state = groups_and_state(state_dict)
     groups = []
     for i, saved in enumerate(saved_groups):
         if "alpha" not in saved and "lr_decay" not in saved:
-            raise ValueError(f"param_groups[{i}]: wanted the hyperparameters of RMSprop or Adagrad, got {sorted(saved)}")
+            raise ValueError(
+                f"param_groups[{i}]: wanted the hyperparameters of RMSprop or Adagrad, got {', '.join(map(str, saved))}"
+            )
         as_in_torch = RMSPROP_AS_IN_TORCH if "alpha" in saved else ADAGRAD_AS_IN_TORCH
         kept = saved.keys() - ONLY_IN_TORCH - LEFT_BY_TORCH_SCHEDULERS
         groups.append({**as_in_torch, **{name: _number_from_torch(saved[name]) for name in saved if name in kept}})
@@ -165,11 +177,58 @@ def from_torch(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def groups_and_state(state_dict: Any) -> tuple[list[Mapping[str, Any]], Mapping[int, Any]]:
+    """Return the groups and the state of a state dict, or raise a TypeError if it is not laid out like one."""
+    if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= state_dict.keys():
+        raise TypeError(
+            f"state_dict: got {type(state_dict).__name__}, wanted a dict with 'state' and 'param_groups', "
+            "as `state_dict()` returns it"
+        )
+    groups, state = state_dict["param_groups"], state_dict["state"]
+    if not isinstance(groups, Sequence) or not all(isinstance(group, Mapping) for group in groups):
+        raise TypeError(f"param_groups: got {type(groups).__name__}, wanted a list of dicts")
+    for i, group in enumerate(groups):
+        if not _is_list_of(int, group.get("params")):
+            raise TypeError(f"param_groups[{i}]['params']: wanted a list with the number of each parameter")
+        names = group.get("param_names")
+        if names is not None and not (_is_list_of(str, names) and len(names) == len(group["params"])):
+            raise TypeError(f"param_groups[{i}]['param_names']: wanted a list with the name of each parameter")
+    if not isinstance(state, Mapping):
+        raise TypeError(f"state: got {type(state).__name__}, wanted a dict")
+    for number, entry in state.items():
+        if not isinstance(entry, Mapping):
+            raise TypeError(f"state[{number!r}]: got {type(entry).__name__}, wanted a dict")
+    return list(groups), state
+
+
+def numbers_of(groups: Sequence[Mapping[str, Any]], state: Mapping[int, Any]) -> list[int]:
+    """Return the numbers of all parameters, or raise a ValueError if the state is not that of these parameters."""
+    numbers = [number for group in groups for number in group["params"]]
+    known = set(numbers)
+    if len(known) != len(numbers):
+        raise ValueError("param_groups: the same parameter is there twice")
+    if missing := [number for number in numbers if number not in state]:
+        raise ValueError(f"state: nothing for parameter {', '.join(map(str, missing))}")
+    if unknown := [number for number in state if number not in known]:
+        raise ValueError(f"state: parameter {', '.join(map(repr, unknown))} is in no group")
+    return numbers
+
+
 def current_lr(group: Mapping[str, Any], state: Mapping[int, Mapping[str, Any]]) -> float:
     """Return the learning rate that the next step of a state dict's group has, whether it is a number or a schedule."""
     if not callable(group["lr"]):
         return float(group["lr"])
     return float(group["lr"](max(state[number]["step"] for number in group["params"])))
+
+
+def _entry(columns: StateColumns, index: int) -> dict[str, Any]:
+    """Return the state of one parameter as a dict."""
+    arrays = {name: column[index] for name, column in zip(columns.names, columns.arrays, strict=True)}
+    return {"step": int(columns.steps[index]), **{name: array for name, array in arrays.items() if array is not None}}
+
+
+def _has_names(optimizer: "Optimizer") -> bool:
+    return isinstance(optimizer._keys[0], str)
 
 
 def _plain(value: Any) -> Any:
@@ -181,26 +240,8 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _parts(state_dict: Any) -> tuple[list[Mapping[str, Any]], Mapping[int, Any]]:
-    """Return the groups and the state of a state dict, once they are laid out as they should be."""
-    if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= state_dict.keys():
-        raise TypeError(
-            f"state_dict: got {type(state_dict).__name__}, wanted a dict with 'state' and 'param_groups', "
-            "as `state_dict()` returns it"
-        )
-    groups, state = state_dict["param_groups"], state_dict["state"]
-    if not isinstance(groups, Sequence) or not all(isinstance(group, Mapping) for group in groups):
-        raise TypeError(f"param_groups: got {type(groups).__name__}, wanted a list of dicts")
-    for i, group in enumerate(groups):
-        numbers = group.get("params")
-        if not isinstance(numbers, list) or not all(type(number) is int for number in numbers):
-            raise TypeError(f"param_groups[{i}]['params']: wanted a list with the number of each parameter")
-    if not isinstance(state, Mapping):
-        raise TypeError(f"state: got {type(state).__name__}, wanted a dict")
-    for number, entry in state.items():
-        if not isinstance(entry, Mapping):
-            raise TypeError(f"state[{number!r}]: got {type(entry).__name__}, wanted a dict")
-    return list(groups), state
+def _is_list_of(kind: type[Any], value: Any) -> bool:
+    return isinstance(value, list) and all(type(item) is kind for item in value)
 
 
 def _new_group(
@@ -210,7 +251,7 @@ def _new_group(
     if len(saved["params"]) != len(keys):
         raise ValueError(f"{label}: got {len(saved['params'])} parameters, wanted {len(keys)}")
     names = saved.get("param_names")
-    if optimizer._has_names and names is not None and names != keys:
+    if _has_names(optimizer) and names is not None and names != keys:
         raise ValueError(f"{label}: got parameters of the names {names}, wanted {keys}")
     if "name" in saved and "name" in group and saved["name"] != group["name"]:
         raise ValueError(f"{label}: got a group of the name {saved['name']!r}, wanted {group['name']!r}")
@@ -223,16 +264,6 @@ def _new_group(
     return {**group, **{name: value for name, value in saved.items() if name not in {"params", "param_names"}}}
 
 
-def _check_numbers(numbers: list[int], saved_state: Mapping[int, Any]) -> None:
-    """Check that each parameter of the groups has a number of its own, and that there is state for these alone."""
-    if len(set(numbers)) != len(numbers):
-        raise ValueError("param_groups: the same parameter is there twice")
-    if missing := [number for number in numbers if number not in saved_state]:
-        raise ValueError(f"state: nothing for parameter {', '.join(map(str, missing))}")
-    if unknown := [number for number in saved_state if number not in set(numbers)]:
-        raise ValueError(f"state: parameter {', '.join(map(repr, unknown))} is in no group")
-
-
 def _allocate_entry(
     replacement: Replacement, index: int, param: Array, saved: Mapping[str, Any], label: str, array_type: type[Any]
 ) -> None:
@@ -240,30 +271,30 @@ def _allocate_entry(
     columns = replacement.columns
     for name, value in saved.items():
         if name == "step":
-            _set_step(columns, index, value, label)
+            columns.steps[index] = _step_of(value, label)
         elif name not in columns.names:
             raise ValueError(f"{label}: unknown entry {name!r}; this optimizer has step, {', '.join(columns.names)}")
         else:
-            _check_array(value, param, f"{label}[{name!r}]", f"params{label.removeprefix('state')}", array_type)
+            _check_array(value, param, f"{label}[{name!r}]", array_type)
             array = np.empty_like(param, order="K", subok=False)
             columns.arrays[columns.names.index(name)][index] = array
             replacement.copies.append((array, value))
 
 
-def _set_step(columns: StateColumns, index: int, value: Any, label: str) -> None:
+def _step_of(value: Any, label: str) -> int:
     try:
-        ParameterState(columns, index)["step"] = value
+        return step_count(value)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{label}: {error}") from None
 
 
-def _check_array(value: Any, param: Array, label: str, param_label: str, array_type: type[Any]) -> None:
+def _check_array(value: Any, param: Array, label: str, array_type: type[Any]) -> None:
     if not isinstance(value, array_type) or isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{label}: got {type(value).__name__}, wanted a numpy.ndarray")
     if value.shape != param.shape:
-        raise ValueError(f"{label}: shape {value.shape} does not match {param_label} {param.shape}")
+        raise ValueError(f"{label}: shape {value.shape} does not match the parameter's {param.shape}")
     if value.dtype != param.dtype:
-        raise TypeError(f"{label}: dtype {value.dtype} does not match {param_label} {param.dtype}")
+        raise TypeError(f"{label}: dtype {value.dtype} does not match the parameter's {param.dtype}")
 
 
 def _check_complete(optimizer: "Optimizer", replacement: Replacement, entries: list[Mapping[str, Any]]) -> None:
@@ -279,7 +310,11 @@ def _check_complete(optimizer: "Optimizer", replacement: Replacement, entries: l
 
 def _number_from_torch(value: Any) -> Any:
     """Return a hyperparameter as a Python number if it is a tensor."""
-    return value.item() if hasattr(value, "item") else value
+    if not hasattr(value, "item"):
+        return value
+    if tuple(value.shape) not in {(), (1,)}:
+        raise TypeError(f"param_groups: got a tensor of shape {tuple(value.shape)}, wanted a number")
+    return value.item()
 
 
 def _state_from_torch(entry: Mapping[str, Any], label: str) -> dict[str, Any]:

@@ -1,0 +1,336 @@
+"""State dicts of other frameworks as ours, and ours as theirs.
+
+The step of each framework is the one that `rmsprop.presets` has under its name. These functions move the state; they
+copy every array that they hand to another framework, since ours are updated in place.
+
+| here | PyTorch | Keras | optax |
+|---|---|---|---|
+| `step` | `step` | `iteration` | `count`, if anything counts |
+| `square_avg` | `square_avg` | `velocity` | `nu` |
+| `grad_avg` | `grad_avg` | `average_gradient` | `mu` |
+| `momentum_buffer` | `momentum_buffer` | `momentum` | `-trace` |
+| `sum` (Adagrad) | `sum` | `accumulator` | `sum_of_squares` |
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rmsprop.state_dicts import (
+    ADAGRAD_AS_IN_TORCH,
+    RMSPROP_AS_IN_TORCH,
+    current_lr,
+    from_torch,
+    groups_and_state,
+    numbers_of,
+)
+
+__all__ = ["from_keras", "from_optax", "from_torch", "to_keras", "to_optax", "to_torch"]
+
+Array = NDArray[Any]
+StateDict = Mapping[str, Any]
+
+KERAS = {
+    "square_avg": "velocity",
+    "grad_avg": "average_gradient",
+    "momentum_buffer": "momentum",
+    "sum": "accumulator",
+}
+OPTAX = {"square_avg": "nu", "grad_avg": "mu", "momentum_buffer": "trace", "sum": "sum_of_squares"}
+
+SWITCHED_OFF = {"decoupled_weight_decay": "weight_decay", "lr_in_momentum": "momentum"}
+"""Hyperparameters without a meaning as long as another one is 0."""
+
+
+def to_torch(state_dict: StateDict) -> dict[str, Any]:
+    """Return one of our state dicts as one that `torch.optim.RMSprop` or `torch.optim.Adagrad` loads.
+
+    A schedule becomes the learning rate that it gives for the next step. PyTorch counts steps in float32, so beyond
+    2**24 of them its own count stands still; it matters to Adagrad's `lr_decay` alone.
+
+    Args:
+        state_dict: what `state_dict()` of our optimizer returned.
+
+    Returns:
+        A state dict of tensors, all of them copies.
+
+    Raises:
+        ValueError: a hyperparameter asks for what PyTorch does not do, such as `eps_in_sqrt=True`.
+
+    Example:
+        >>> import numpy as np, rmsprop
+        >>> opt = rmsprop.RMSprop(np.ones(2), alpha=0.99, eps_in_sqrt=False)
+        >>> theirs = to_torch(opt.state_dict())  # doctest: +SKIP
+        >>> torch.optim.RMSprop([torch.ones(2)]).load_state_dict(theirs)  # doctest: +SKIP
+    """
+    import torch
+
+    groups, state = groups_and_state(state_dict)
+    return {
+        "state": {
+            number: {
+                name: torch.tensor(float(value)) if name == "step" else torch.from_numpy(np.array(value, order="C"))
+                for name, value in entry.items()
+            }
+            for number, entry in state.items()
+        },
+        "param_groups": [_group_for_torch(group, state, f"param_groups[{i}]") for i, group in enumerate(groups)],
+    }
+
+
+def to_keras(state_dict: StateDict) -> dict[str, list[Any]]:
+    """Return one of our state dicts under the names of Keras's variables.
+
+    Args:
+        state_dict: what `state_dict()` of our optimizer returned. Its momentum must be that of Keras:
+            `lr_in_momentum=True`.
+
+    Returns:
+        For each name a list in the order of the parameters: "velocity", and if they are in use "momentum" and
+        "average_gradient", or for Adagrad "accumulator"; and "iteration", a list of one count.
+
+    Raises:
+        ValueError: parameters differ in their step count or in the state that they have, which Keras cannot express.
+
+    Example:
+        >>> import numpy as np, rmsprop
+        >>> opt = rmsprop.RMSprop([np.ones(2)], **rmsprop.presets.keras)
+        >>> opt.step([np.array([1.0, 2.0])])
+        >>> to_keras(opt.state_dict())
+        {'iteration': [1], 'velocity': [array([0.1, 0.4])]}
+
+        To put them into a Keras optimizer that is built:
+
+        >>> for name, values in to_keras(opt.state_dict()).items():  # doctest: +SKIP
+        ...     variables = [v for v in keras_optimizer.variables if v.name.endswith(name)]
+        ...     for variable, value in zip(variables, values, strict=True):
+        ...         variable.assign(value)
+    """
+    step, arrays = _lists(state_dict, KERAS, "Keras")
+    return {"iteration": [step], **arrays}
+
+
+def from_keras(variables: Mapping[str, Sequence[Any]], state_dict: StateDict) -> dict[str, Any]:
+    """Return a state dict with the state of a Keras optimizer and the hyperparameters of one of ours.
+
+    Args:
+        variables: for each name a list in the order of the parameters, as `to_keras` returns it.
+        state_dict: of an optimizer of ours with Keras's hyperparameters (`rmsprop.presets.keras`).
+
+    Raises:
+        ValueError: the names, or the numbers of arrays, are not those that these hyperparameters need.
+
+    Example:
+        >>> import numpy as np, rmsprop
+        >>> opt = rmsprop.Adagrad([np.ones(2)])
+        >>> opt.load_state_dict(from_keras({"iteration": [7], "accumulator": [np.ones(2)]}, opt.state_dict()))
+        >>> opt.state[0]
+        {'step': 7, 'sum': array([1., 1.])}
+
+        To get them from a Keras optimizer:
+
+        >>> variables = {  # doctest: +SKIP
+        ...     name: [v for v in keras_optimizer.variables if v.name.endswith(name)]
+        ...     for name in to_keras(opt.state_dict())
+        ... }
+    """
+    arrays = {name: list(values) for name, values in variables.items()}
+    iteration = arrays.pop("iteration", None)
+    if iteration is None or len(iteration) != 1:
+        raise ValueError("iteration: wanted a list of one count")
+    return _with_lists(state_dict, KERAS, "Keras", int(iteration[0]), arrays)
+
+
+def to_optax(state_dict: StateDict, opt_state: Any) -> Any:
+    """Return the state of an optax transformation with the arrays of one of our state dicts.
+
+    `optax.trace` comes after the learning rate has become negative, so its sign is the opposite of our buffer's.
+
+    Args:
+        state_dict: what `state_dict()` of our optimizer returned. Its momentum must be that of optax:
+            `lr_in_momentum=True`.
+        opt_state: the state to fill, as `init(params)` of `optax.rmsprop(...)` or `optax.adagrad(...)` returns it, also
+            inside of `optax.chain`. If `params` is a dict from names to arrays and our parameters have names, they are
+            found by name; otherwise ours are in the order of `jax.tree.leaves(params)`.
+
+    Raises:
+        ValueError: the state is not the one that these hyperparameters need.
+
+    Example:
+        >>> opt_state = to_optax(opt.state_dict(), optax.rmsprop(1e-3).init(params))  # doctest: +SKIP
+    """
+    step, arrays = _lists(state_dict, OPTAX, "optax")
+    if "trace" in arrays:
+        arrays["trace"] = [-array for array in arrays["trace"]]
+    found = dict(_fields(opt_state))
+    _check_names(found.keys() - {"count"}, arrays.keys(), "optax")
+    names = _names(state_dict)
+
+    def filled(state: Any) -> Any:
+        if not isinstance(state, tuple):
+            return state
+        if not hasattr(state, "_fields"):
+            return tuple(map(filled, state))
+        return state._replace(**{name: filled_field(name, getattr(state, name)) for name in state._fields})
+
+    def filled_field(name: str, value: Any) -> Any:
+        if name == "count":
+            return np.asarray(step, value.dtype)
+        return _tree_like(value, arrays[name], names) if name in arrays else filled(value)
+
+    return filled(opt_state)
+
+
+def from_optax(opt_state: Any, state_dict: StateDict) -> dict[str, Any]:
+    """Return a state dict with the state of an optax transformation and the hyperparameters of one of ours.
+
+    Args:
+        opt_state: of `optax.rmsprop(...)` or `optax.adagrad(...)`, as for `to_optax`.
+        state_dict: of an optimizer of ours with optax's hyperparameters (`rmsprop.presets.optax`). Where nothing in
+            `opt_state` counts steps, as without schedule and bias correction, its step counts stay.
+
+    Raises:
+        ValueError: the state is not the one that these hyperparameters need.
+
+    Example:
+        >>> opt.load_state_dict(from_optax(opt_state, opt.state_dict()))  # doctest: +SKIP
+    """
+    names = _names(state_dict)
+    found = dict(_fields(opt_state))
+    step = found.pop("count", None)
+    arrays = {name: _leaves(tree, names) for name, tree in found.items()}
+    if "trace" in arrays:
+        arrays["trace"] = [-np.asarray(array) for array in arrays["trace"]]
+    return _with_lists(state_dict, OPTAX, "optax", None if step is None else int(step), arrays)
+
+
+# ---- PyTorch ---------------------------------------------------------------------------------------------------------
+
+
+def _group_for_torch(group: Mapping[str, Any], state: Mapping[int, Any], label: str) -> dict[str, Any]:
+    is_rmsprop = "alpha" in group
+    as_in_torch = RMSPROP_AS_IN_TORCH if is_rmsprop else ADAGRAD_AS_IN_TORCH
+    only_here = as_in_torch.keys() - {"maximize"}
+    for name in sorted(only_here - {"initial_accumulator_value"}):  # which is in the accumulators by now
+        is_off = name in SWITCHED_OFF and not group.get(SWITCHED_OFF[name])
+        if group[name] != as_in_torch[name] and not is_off:
+            raise ValueError(f"{label}[{name!r}]: got {group[name]}, but all that PyTorch does is {as_in_torch[name]}")
+    return {
+        **{name: value for name, value in group.items() if name not in only_here},
+        "lr": current_lr(group, state),
+        "foreach": None,
+        "differentiable": False,
+        **({"capturable": False} if is_rmsprop else {"fused": None}),
+    }
+
+
+# ---- Keras and optax: a list for each kind of state ------------------------------------------------------------------
+
+
+def _needed(state_dict: StateDict, framework: str) -> tuple[str, ...]:
+    """Return which arrays all parameters have, by our names."""
+    kinds = {_needed_by(group, framework) for group in state_dict["param_groups"]}
+    if len(kinds) != 1:
+        raise ValueError(f"param_groups: they need different state, and {framework} has one kind for all parameters")
+    return kinds.pop()
+
+
+def _needed_by(group: Mapping[str, Any], framework: str) -> tuple[str, ...]:
+    if "alpha" not in group:
+        return ("sum",)
+    if group["momentum"] and not group["lr_in_momentum"]:
+        raise ValueError(f"lr_in_momentum: got False, but the momentum of {framework} has the learning rate inside")
+    momentum = ("momentum_buffer",) if group["momentum"] else ()
+    centered = ("grad_avg",) if group["centered"] else ()
+    return ("square_avg", *momentum, *centered)
+
+
+def _lists(state_dict: StateDict, names: Mapping[str, str], framework: str) -> tuple[int, dict[str, list[Array]]]:
+    """Return the step count, and copies of the arrays, by the framework's names and in the order of the parameters."""
+    groups, state = groups_and_state(state_dict)
+    entries = [state[number] for number in numbers_of(groups, state)]
+    steps = {entry["step"] for entry in entries}
+    if len(steps) != 1:
+        raise ValueError(f"step: got {sorted(steps)}, but {framework} has one count for all parameters")
+    needed = _needed(state_dict, framework)
+    return steps.pop(), {names[name]: [np.array(entry[name]) for entry in entries] for name in needed}
+
+
+def _with_lists(
+    state_dict: StateDict,
+    names: Mapping[str, str],
+    framework: str,
+    step: int | None,
+    arrays: Mapping[str, Sequence[Any]],
+) -> dict[str, Any]:
+    """Return a state dict with the arrays that a framework has under its names, and with this step count if any."""
+    groups, state = groups_and_state(state_dict)
+    needed = _needed(state_dict, framework)
+    _check_names(arrays.keys(), {names[name] for name in needed}, framework)
+    numbers = numbers_of(groups, state)
+    for name, values in arrays.items():
+        if len(values) != len(numbers):
+            raise ValueError(f"{name}: got {len(values)} arrays, wanted {len(numbers)}, one for each parameter")
+    return {
+        "state": {
+            number: {
+                "step": state[number]["step"] if step is None else step,
+                **{name: np.asarray(arrays[names[name]][i]) for name in needed},
+            }
+            for i, number in enumerate(numbers)
+        },
+        "param_groups": groups,
+    }
+
+
+def _check_names(found: Any, wanted: Any, framework: str) -> None:
+    if set(found) != set(wanted):
+        raise ValueError(
+            f"{framework}: got {', '.join(sorted(found)) or 'no state'}, but these hyperparameters need "
+            f"{', '.join(sorted(wanted))}"
+        )
+
+
+# ---- optax: trees of states ------------------------------------------------------------------------------------------
+
+
+def _fields(opt_state: Any) -> Iterator[tuple[str, Any]]:
+    """Yield each name and value in a tree of optax's states that is ours to convert."""
+    if not isinstance(opt_state, tuple):
+        return
+    for name, value in zip(getattr(opt_state, "_fields", opt_state), opt_state, strict=True):
+        if isinstance(name, str) and (name == "count" or name in OPTAX.values()):
+            yield name, value
+        else:
+            yield from _fields(value)
+
+
+def _names(state_dict: StateDict) -> list[str] | None:
+    """Return the names of all parameters, or None if they have none."""
+    names = [name for group in state_dict["param_groups"] for name in group.get("param_names", ())]
+    return names or None
+
+
+def _leaves(tree: Any, names: list[str] | None) -> list[Any]:
+    """Return the arrays of a tree in the order of the parameters."""
+    import jax
+
+    if names is not None and isinstance(tree, Mapping) and tree.keys() == set(names):
+        return [tree[name] for name in names]
+    leaves: list[Any] = jax.tree.leaves(tree)
+    return leaves
+
+
+def _tree_like(tree: Any, arrays: list[Array], names: list[str] | None) -> Any:
+    """Return a tree with other arrays, given in the order of the parameters."""
+    import jax
+
+    if names is not None and isinstance(tree, Mapping) and tree.keys() == set(names):
+        by_name = dict(zip(names, arrays, strict=True))
+        arrays = [by_name[name] for name in sorted(by_name)]  # JAX's order of a dict's leaves
+    structure = jax.tree.structure(tree)
+    if structure.num_leaves != len(arrays):
+        raise ValueError(f"optax: got {structure.num_leaves} arrays, wanted {len(arrays)}, one for each parameter")
+    return jax.tree.unflatten(structure, arrays)
