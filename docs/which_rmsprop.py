@@ -4,7 +4,7 @@
 
 The network, the images and the minibatches are those of `python -m rmsprop demo`. Every run has the same first weights
 and the same recipe; only the preset, or one argument of it, differs. Takes some ten seconds, and draws the same picture
-every time.
+every time on one machine.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ FRAMEWORKS = {
     "textbook": (presets.textbook, "#0072B2", "solid"),
     "optax": (presets.optax, "#56B4E9", (0, (3, 2))),
 }
-DIFFERENCES = {
+DIFFERENCES: dict[str, dict[str, Any]] = {
     "decoupled weight decay\n(Keras)": {"decoupled_weight_decay": True},
     "average starts at 1\n(TensorFlow 1, timm)": {"initial_accumulator_value": 1.0},
     "eps = 1e-6 inside of the root\n(Paddle)": {"eps": 1e-6, "eps_in_sqrt": True},
@@ -64,8 +64,12 @@ def all_weights(parameters: demo.Parameters) -> Floats:
     return np.concatenate([array.ravel() for array in parameters.values()]).astype(np.float64)
 
 
-def train(preset: Mapping[str, Any], progress: Progress, name: str) -> Floats:
-    """Train the demo's network with the recipe and return all weights after each step: an array (steps, weights)."""
+def train(preset: Mapping[str, Any], progress: Progress, name: str) -> tuple[Floats, float]:
+    """Train the demo's network with the recipe.
+
+    Returns:
+        All weights after each step, an array (steps, weights), and the accuracy on the test images at the end.
+    """
     parameters = demo.initial_parameters(SETTINGS)
     optimizer = rmsprop.RMSprop(parameters, **{**preset, **RECIPE})
     batches = demo.minibatches(len(DATA.train_labels), SETTINGS)
@@ -73,13 +77,14 @@ def train(preset: Mapping[str, Any], progress: Progress, name: str) -> Floats:
     for batch in progress.track(batches, total=STEPS, description=name):
         optimizer.step(demo.backward(parameters, DATA.train_images[batch], DATA.train_labels[batch]))
         weights.append(all_weights(parameters))
-    return np.array(weights)
+    return np.array(weights), demo.accuracy(parameters, DATA.test_images, DATA.test_labels)
 
 
 def drift(run: Floats, from_run: Floats) -> Floats:
     """Return how far apart two runs are after each step, as a share of the way that the second one has come."""
     start = all_weights(demo.initial_parameters(SETTINGS))
-    return np.linalg.norm(run - from_run, axis=1) / np.linalg.norm(from_run - start, axis=1)
+    distances: Floats = np.linalg.norm(run - from_run, axis=1) / np.linalg.norm(from_run - start, axis=1)
+    return distances
 
 
 def draw_frameworks(axes: Axes, drifts: Mapping[str, Floats]) -> None:
@@ -100,6 +105,19 @@ def draw_frameworks(axes: Axes, drifts: Mapping[str, Floats]) -> None:
             annotation_clip=False,
         )
     axes.axvline(CUT, color="#888888", linewidth=1, linestyle=":")
+    draw_notes(axes)
+    axes.set_xscale("log")
+    axes.set_xlim(1, STEPS)
+    axes.set_xticks([1, 3, 10, 30, 100, 300, STEPS])
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_ylim(-0.02, 1.05)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.set_xlabel("optimizer steps")
+
+
+def draw_notes(axes: Axes) -> None:
+    """Say beside the lines why they are where they are."""
     notes = (
         ("learning\nrate ÷ 10", (CUT, 0.995), "#555555", "right"),
         (
@@ -121,23 +139,15 @@ def draw_frameworks(axes: Axes, drifts: Mapping[str, Floats]) -> None:
             color=colour,
             fontsize=10.5,
         )
-    axes.set_xscale("log")
-    axes.set_xlim(1, STEPS)
-    axes.set_xticks([1, 3, 10, 30, 100, 300, STEPS])
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_ylim(-0.02, 1.05)
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.set_xlabel("optimizer steps")
 
 
 def spread(heights: list[float], gap: float) -> list[float]:
     """Move heights that are closer than `gap` apart, so that words at these heights do not overlap."""
     order = np.argsort(heights)
-    spread_out = np.array(heights)
+    spread_out = list(heights)
     for below, above in pairwise(order):
         spread_out[above] = max(spread_out[above], spread_out[below] + gap)
-    return spread_out.tolist()
+    return spread_out
 
 
 def draw_differences(axes: Axes, drifts: Mapping[str, Floats]) -> None:
@@ -182,14 +192,14 @@ def draw(frameworks: Mapping[str, Floats], differences: Mapping[str, Floats]) ->
 
 def main() -> None:
     """Train, print what the picture shows, and write it."""
-    runs = {name: preset for name, (preset, _, _) in FRAMEWORKS.items()}
+    runs: dict[str, Mapping[str, Any]] = {name: preset for name, (preset, _, _) in FRAMEWORKS.items()}
     runs |= {name.replace("\n", " "): presets.torch | change for name, change in DIFFERENCES.items()}
     # One BLAS thread, so that the number of processors changes no sum.
     with threadpool_limits(limits=1, user_api="blas"), Progress(console=Console(stderr=True)) as progress:
-        weights = {name: train(preset, progress, name) for name, preset in runs.items()}
-    drifts = {name: drift(run, weights["PyTorch"]) for name, run in weights.items()}
+        results = {name: train(preset, progress, name) for name, preset in runs.items()}
+    drifts = {name: drift(weights, results["PyTorch"][0]) for name, (weights, _) in results.items()}
     for name, values in drifts.items():
-        print(f"{name:58} {values[EARLY - 1]:6.1%} {values[-1]:6.1%}")
+        print(f"{name:58} drift {values[EARLY - 1]:6.1%} {values[-1]:6.1%}   test accuracy {results[name][1]:.1%}")
     differences = {name: drifts[name.replace("\n", " ")] for name in DIFFERENCES}
     draw({name: drifts[name] for name in FRAMEWORKS}, differences).savefig(
         PICTURE, metadata={"Software": None}, pil_kwargs={"optimize": True}

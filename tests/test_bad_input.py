@@ -728,9 +728,11 @@ def test_function_refuses_wrong_containers(prepare, kind, message, refused):
 
 # ---- Hyperparameters -------------------------------------------------------------------------------------------------
 
+# What may be None, and what is wanted of it otherwise.
+LIMITS = {"clip_value": "a number >= 0", "clip_norm": "a number >= 0 or None"}
 NUMBERS = {
-    "RMSprop": ("lr", "alpha", "eps", "momentum", "weight_decay", "clip_value", "initial_accumulator_value"),
-    "Adagrad": ("lr", "lr_decay", "eps", "weight_decay", "clip_value", "initial_accumulator_value"),
+    "RMSprop": ("lr", "alpha", "eps", "momentum", "weight_decay", *LIMITS, "initial_accumulator_value"),
+    "Adagrad": ("lr", "lr_decay", "eps", "weight_decay", *LIMITS, "initial_accumulator_value"),
 }
 FLAGS = {
     "RMSprop": (
@@ -774,11 +776,11 @@ def bad_hyperparameters(optimizer):
     for name in NUMBERS[optimizer]:
         for value in BAD_VALUES:
             wanted = "a finite number >= 0"
-            if name == "clip_value":
-                wanted = "a number >= 0" if math.isfinite(value) else "a finite number or None"
+            if name in LIMITS:
+                wanted = LIMITS[name] if math.isfinite(value) else "a finite number or None"
             yield name, value, ValueError, f"{name}: got {value}, wanted {wanted}"
         for kind, value in NOT_NUMBERS.items():
-            if name != "clip_value" or value is not None:
+            if name not in LIMITS or value is not None:
                 yield name, value, TypeError, f"{name}: got {kind}, wanted a number"
         yield name, 10**400, ValueError, f"{name}: got {10**400}, wanted a number that a float can hold"
     for name in FLAGS[optimizer]:
@@ -900,6 +902,27 @@ def test_message_shows_a_number_in_full(value, refused):
         rmsprop.RMSprop(np.ones(3), alpha=value)
 
 
+@pytest.mark.parametrize(
+    ("value", "kind", "message"),
+    [
+        ("Skip", ValueError, "nonfinite: got 'Skip', wanted 'propagate', 'skip' or 'raise'"),
+        ("", ValueError, "nonfinite: got '', wanted 'propagate', 'skip' or 'raise'"),
+        (None, TypeError, "nonfinite: got NoneType, wanted a str"),
+        (True, TypeError, "nonfinite: got bool, wanted a str"),
+        (b"skip", TypeError, "nonfinite: got bytes, wanted a str"),
+    ],
+)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_bad_reaction_to_what_is_not_finite_is_refused(optimizer, value, kind, message, refused):
+    array = np.ones(3)
+    with refused(kind, message, array):
+        getattr(rmsprop, optimizer)(array, nonfinite=value)
+    subject = Subject(optimizer)
+    with refused(kind, message, *subject.watched()):
+        subject.optimizer.nonfinite = value
+        subject.step()
+
+
 BAD_NUM_THREADS = [
     (0, ValueError, "num_threads: got 0, wanted a number from 1 to 1024"),
     (-1, ValueError, "num_threads: got -1, wanted a number from 1 to 1024"),
@@ -921,13 +944,15 @@ def test_bad_num_threads_is_refused_by_the_constructor(optimizer, value, kind, m
 
 @pytest.mark.parametrize(("value", "kind", "message"), BAD_NUM_THREADS)
 @pytest.mark.parametrize("interface", INTERFACES)
-def test_bad_num_threads_is_refused_by_the_step(interface, value, kind, message, refused):
+def test_bad_num_threads_is_refused_by_the_next_step(interface, value, kind, message, refused):
+    """Or already when it is set."""
     subject = Subject(interface)
-    more = {"num_threads": value}
-    if subject.optimizer is not None:
-        subject.optimizer.num_threads = more.pop("num_threads")
     with refused(kind, message, *subject.watched()):
-        subject.step(**more)
+        if subject.optimizer is None:
+            subject.step(num_threads=value)
+        else:
+            subject.optimizer.num_threads = value
+            subject.step()
 
 
 @pytest.mark.parametrize("interface", FUNCTIONS)
@@ -1016,9 +1041,9 @@ def test_groups_changed_by_hand_are_refused_by_name(optimizer, change, refused):
 @pytest.mark.parametrize("groups", [None, (), 5, {}])
 def test_param_groups_replaced_by_something_else_are_refused_by_name(groups, refused):
     subject = Subject("Adagrad")
-    subject.optimizer.param_groups = groups
-    name = type(groups).__name__
-    with refused(TypeError, re.compile(f"param_groups: got {name}, wanted .+"), subject.arrays, subject.grads):
+    message = re.compile(f"param_groups: got {type(groups).__name__}, wanted .+")
+    with refused(TypeError, message, subject.arrays, subject.grads):
+        subject.optimizer.param_groups = groups
         subject.step()
 
 
@@ -1283,6 +1308,41 @@ def test_step_within_a_step_is_refused(optimizer, refused):
     optimizer.step(grad)
     assert caught == [BUSY]
     assert optimizer.state[0]["step"] == 2
+
+
+def test_step_while_another_one_allocates_state_is_refused_or_taken_whole():
+    """The first step with momentum stops in the middle for a buffer, and there another one may want to begin."""
+
+    class Meddler(np.ndarray):
+        def __array_function__(self, function, types, args, kwargs):
+            if meddle:
+                meddle.pop()()
+            return super().__array_function__(function, types, args, kwargs)
+
+    def take_step(scale):
+        try:
+            optimizer.step(grad, grad_scale=scale)
+            taken.append(scale)
+        except RuntimeError as error:
+            refused.append(str(error))
+
+    grad, meddle, taken, refused = np.full(8, 0.5), [], [], []
+    expected, square_avg, momentum_buffer = np.ones(8), np.zeros(8), np.zeros(8)
+    param = np.ones(8)
+    optimizer = rmsprop.RMSprop(param.view(Meddler), lr=0.1)
+    optimizer.param_groups[0]["momentum"] = 0.9
+    meddle.append(lambda: take_step(2.0))
+    take_step(1.0)
+    meddle.clear()  # an optimizer may well allocate without asking
+    take_step(0.5)
+    for scale in taken:
+        reference.rmsprop_(
+            expected, grad, square_avg, lr=0.1, momentum=0.9, momentum_buffer=momentum_buffer, grad_scale=scale
+        )
+    assert refused in ([], [BUSY])
+    assert optimizer.state[0]["step"] == len(taken) >= 2
+    assert_same_bits(param, expected)
+    assert_same_bits(optimizer.state[0]["momentum_buffer"], momentum_buffer)
 
 
 def test_schedule_cannot_add_a_group_in_the_middle_of_a_step(refused):

@@ -179,10 +179,10 @@ def test_gradients_are_never_written(num_threads):
         (None, TypeError, r"^nonfinite: got NoneType, wanted a str$"),
     ],
 )
-def test_unknown_reaction_is_an_error_at_construction_and_at_a_step(nonfinite, error, message):
+def test_unknown_reaction_is_an_error_at_construction_and_when_assigned(nonfinite, error, message):
     with pytest.raises(error, match=message):
         rmsprop.RMSprop(np.ones(1), nonfinite=nonfinite)
     optimizer = rmsprop.RMSprop(np.ones(1))
-    optimizer.nonfinite = nonfinite
     with pytest.raises(error, match=message):
-        optimizer.step(np.ones(1))
+        optimizer.nonfinite = nonfinite
+    assert optimizer.nonfinite == "propagate"

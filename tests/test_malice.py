@@ -269,6 +269,16 @@ MALICE = {
     """,
 }
 
+# A step that must know of all gradients before it writes lets go of the interpreter twice.
+DROPPED = MALICE["arrays dropped in the middle of a step by another thread"]
+MALICE |= {
+    "arrays dropped while the norm is taken": DROPPED.replace("num_threads=1", "num_threads=1, clip_norm=1.0"),
+    "arrays dropped in the middle of a step that may raise": DROPPED.replace("num_threads=1", "nonfinite='raise'"),
+    "arrays dropped in the middle of a step that is skipped": DROPPED.replace(
+        "num_threads=1", "nonfinite='skip'"
+    ).replace("grads = [np.ones(n), np.ones(n)]", "grads = [np.ones(n), np.full(n, np.nan)]"),
+}
+
 # Not public, but nothing that Python can pass to it may crash the process either.
 RAW_CALLS = {
     "keys that are no list": "keys=5",

@@ -565,6 +565,15 @@ def test_a_preset_goes_into_a_group_and_own_values_after_it_win(name):
     assert all(group["eps_in_sqrt"] is preset["eps_in_sqrt"] for group in opt.param_groups)
 
 
+@every_preset
+def test_both_parts_of_a_complex_weight_start_from_the_initial_value(name):
+    case = BY_NAME[name]
+    state = case.optimizer(np.ones(2, complex), **case.mapping).state[0]
+    average = state["square_avg" if case.optimizer is rmsprop.RMSprop else "sum"]
+    initial = case.mapping["initial_accumulator_value"]
+    assert average.tolist() == [complex(initial, initial)] * 2
+
+
 def test_optax_adagrad_takes_no_step_where_the_gradient_is_0():
     weights = np.ones(2)
     rmsprop.Adagrad(weights, **presets.adagrad.optax).step(np.zeros(2))
@@ -579,9 +588,9 @@ def rows_of_presets(text):
     rows = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in text.splitlines()]
     headings, found = None, {}
     for row in rows:
-        if row[0] == "preset":
-            headings = row
-        elif headings and len(row) == len(headings) and (match := re.match(r"`([\w.]+)`", row[0])):
+        if row == [""] or row[0] == "preset":  # a table ends, or begins
+            headings = row if row[0] else None
+        elif headings and (match := re.match(r"`([\w.]+)`", row[0])):
             found[match[1]] = dict(zip(headings, row, strict=True))
     return found
 
@@ -600,3 +609,13 @@ def test_the_tables_say_what_the_presets_are(place):
         assert row["lr"] == "none" or float(row["lr"]) == preset["lr"], name
         assert (row["lr"] == "none") == ("lr" not in preset), name
         assert (row["weight decay"] == "decoupled") == preset["decoupled_weight_decay"], name
+
+
+def test_the_examples_of_the_page_run():
+    page = (Path(__file__).parent.parent / "docs" / "which-rmsprop.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 3
+    names = {}
+    for block in blocks:
+        exec(block, names)
+        assert names["opt"].param_groups

@@ -90,30 +90,33 @@ std::size_t count_params(const py::list& groups) {
 }
 
 // The most steps that any parameter of the group has taken: what a schedule is asked with.
-std::int64_t most_steps(const py::list& groups, PyObject* group, std::size_t first, const py::object& steps) {
+std::int64_t most_steps(const py::list& groups, PyObject* group, std::size_t first, PyObject* steps) {
   const std::size_t params = count_params(groups);
   const auto own = static_cast<std::size_t>(PyList_GET_SIZE(params_of(group)));
   if (first + own > params) raise_value_error({"param_groups"}, "a schedule added or removed a group");
-  const std::int64_t* counts = counts_of(steps.ptr(), params, {"steps"}) + first;
+  const std::int64_t* counts = counts_of(steps, params, {"steps"}) + first;
   return std::accumulate(counts, counts + own, std::int64_t{0},
                          [](std::int64_t a, std::int64_t b) { return std::max(a, b); });
 }
 
-void check_columns(Algorithm algorithm, const py::object& keys, const py::tuple& state, std::size_t params) {
-  const auto fits = [&](PyObject* list) {
-    return PyList_Check(list) && static_cast<std::size_t>(PyList_GET_SIZE(list)) == params;
-  };
-  if (!keys.is_none() && !PyList_Check(keys.ptr())) raise_type_error({"keys"}, "wanted a list or None");
-  const std::size_t known = keys.is_none() ? 1 : static_cast<std::size_t>(PyList_GET_SIZE(keys.ptr()));
+void check_is_columns(const py::tuple& columns) {
+  if (columns.size() != 3) raise_value_error({"columns"}, "wanted a tuple of keys, state and steps");
+}
+
+void check_columns(Algorithm algorithm, PyObject* keys, PyObject* state, std::size_t params) {
+  if (keys != Py_None && !PyList_Check(keys)) raise_type_error({"keys"}, "wanted a list or None");
+  const std::size_t known = keys == Py_None ? 1 : static_cast<std::size_t>(PyList_GET_SIZE(keys));
   if (params != known) {
     raise_value_error({"param_groups"}, "got " + std::to_string(params) + " parameters, wanted the " +
                                             std::to_string(known) + " that there is state for");
   }
-  const std::size_t kinds = algorithm == Algorithm::adagrad ? 1 : operand_count - square_avg;
-  if (state.size() != kinds)
-    raise_value_error({"state"}, "wanted a list for each of " + std::to_string(kinds) + " kinds");
-  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(state.ptr()); ++i) {
-    if (!fits(PyTuple_GET_ITEM(state.ptr(), i))) {
+  const Py_ssize_t kinds = algorithm == Algorithm::adagrad ? 1 : operand_count - square_avg;
+  if (!PyTuple_Check(state) || PyTuple_GET_SIZE(state) != kinds) {
+    raise_value_error({"state"}, "wanted a tuple with a list for each of " + std::to_string(kinds) + " kinds");
+  }
+  for (Py_ssize_t i = 0; i < kinds; ++i) {
+    PyObject* list = PyTuple_GET_ITEM(state, i);
+    if (!PyList_Check(list) || static_cast<std::size_t>(PyList_GET_SIZE(list)) != params) {
       raise_value_error({"state"}, "wanted lists with one entry for each parameter");
     }
   }
@@ -124,14 +127,14 @@ void check_columns(Algorithm algorithm, const py::object& keys, const py::tuple&
 // What a step was called with, its containers checked.
 struct Stepper::Arguments {
   const Gradients* grads;  // null to check parameters and state only, what there is of it
-  const py::object& keys;
-  const py::tuple& state;
+  PyObject* keys;          // a list, or None
+  PyObject* state;         // a tuple of lists
   std::int64_t* steps;
 };
 
 Label Stepper::label(const Arguments& arguments, std::size_t index, int operand) const {
   PyObject* key = nullptr;
-  if (!arguments.keys.is_none()) key = PyList_GET_ITEM(arguments.keys.ptr(), static_cast<Py_ssize_t>(index));
+  if (arguments.keys != Py_None) key = PyList_GET_ITEM(arguments.keys, static_cast<Py_ssize_t>(index));
   const bool is_function = naming_ == Naming::function;
   if (operand == param) return {is_function ? "param" : "params", key};
   if (operand == grad) return {is_function ? "grad" : "grads", key};
@@ -142,7 +145,7 @@ Label Stepper::label(const Arguments& arguments, std::size_t index, int operand)
 
 // The hyperparameters of all groups. A schedule may run any Python code, so nothing that was seen of the arguments
 // before holds afterwards, and nothing that is seen here is kept.
-void Stepper::read_groups(const py::list& groups, const py::object& steps, double grad_scale) {
+void Stepper::read_groups(const py::list& groups, PyObject* steps, double grad_scale) {
   groups_.resize(groups.size());
   std::size_t first = 0;
   for (std::size_t i = 0; i < groups_.size() && i < groups.size(); ++i) {
@@ -223,7 +226,7 @@ void Stepper::find_state(const Arguments& arguments, std::size_t index, const Up
   const unsigned needed = state_of(update.rule);
   for (int operand = square_avg; operand < operand_count; ++operand) {
     if ((needed >> operand & 1u) == 0) continue;
-    PyObject* column = PyTuple_GET_ITEM(arguments.state.ptr(), operand - square_avg);
+    PyObject* column = PyTuple_GET_ITEM(arguments.state, operand - square_avg);
     PyObject* array = PyList_GET_ITEM(column, static_cast<Py_ssize_t>(index));
     if (array != Py_None) {
       objects[operand] = array;
@@ -302,9 +305,9 @@ void Stepper::check_overlap(const Arguments& arguments) {
   proven_disjoint_ = tensors_;
 }
 
-bool Stepper::needs_gradients_first(Nonfinite nonfinite) const {
+bool Stepper::needs_gradients_first() const {
   const auto clips = [](const Group& group) { return std::isfinite(group.hyperparameters.clip_norm()); };
-  return nonfinite != Nonfinite::propagate || std::any_of(groups_.begin(), groups_.end(), clips);
+  return nonfinite_ != Nonfinite::propagate || std::any_of(groups_.begin(), groups_.end(), clips);
 }
 
 // Layouts are in the order of the elements here: a norm must not depend on where its elements lie.
@@ -340,15 +343,15 @@ void Stepper::clip(double sum_of_squares) {
 }
 
 // What must be known of all gradients before the first byte is written. False if the step is to be skipped.
-bool Stepper::prepare_gradients(const Arguments& arguments, Nonfinite nonfinite, int num_threads) {
+bool Stepper::prepare_gradients(const Arguments& arguments) {
   collect_gradients(arguments);
   double total = 0.0;
-  without_gil([&] { total = sum_of_squares(gradients_, num_threads); });
-  if (nonfinite != Nonfinite::propagate && !std::isfinite(total)) {
+  without_gil([&] { total = sum_of_squares(gradients_, num_threads_); });
+  if (nonfinite_ != Nonfinite::propagate && !std::isfinite(total)) {
     // The sum of squares can overflow where every gradient is finite, so each is looked at.
     for (std::size_t i = 0; i < gradients_.size(); ++i) {
       if (is_finite(gradients_[i])) continue;
-      if (nonfinite == Nonfinite::skip) return false;
+      if (nonfinite_ == Nonfinite::skip) return false;
       raise_value_error(label(arguments, indices_[i], grad), "got a NaN or an infinity, and nonfinite is 'raise'");
     }
   }
@@ -371,8 +374,11 @@ void Stepper::without_gil(Work work) const {
 }
 
 // All that a step is given but its gradients.
-Stepper::Arguments Stepper::read(const py::list& groups, const Gradients* grads, const py::object& keys,
-                                 const py::tuple& state, const py::object& steps, double grad_scale, bool again) {
+Stepper::Arguments Stepper::read(const py::list& groups, const Gradients* grads, const py::tuple& columns,
+                                 double grad_scale, bool again) {
+  PyObject* keys = PyTuple_GET_ITEM(columns.ptr(), 0);
+  PyObject* state = PyTuple_GET_ITEM(columns.ptr(), 1);
+  PyObject* steps = PyTuple_GET_ITEM(columns.ptr(), 2);
   if (!again) read_groups(groups, steps, grad_scale);
   const std::size_t params = count_params(groups);
   if (groups.size() != groups_.size()) raise_value_error({"param_groups"}, "a schedule added or removed a group");
@@ -380,36 +386,41 @@ Stepper::Arguments Stepper::read(const py::list& groups, const Gradients* grads,
   check_columns(algorithm_, keys, state, params);
   if (grads != nullptr) grads->check_count(params);
   reserve(params);
-  return {grads, keys, state, counts_of(steps.ptr(), params, {"steps"})};
+  return {grads, keys, state, counts_of(steps, params, {"steps"})};
 }
 
-bool Stepper::step(const py::object& groups_object, const py::object& grads, const py::object& keys,
-                   const py::tuple& state, const py::object& steps, const py::object& grad_scale,
-                   const py::object& nonfinite, const py::object& num_threads, bool again) {
+bool Stepper::step(const py::object& groups_object, const py::object& grads, const py::tuple& columns,
+                   const py::object& grad_scale, bool again) {
   const BusyGuard guard(busy_);
-  const int threads = num_threads_from(num_threads.ptr());
-  const Nonfinite reaction = nonfinite_from(nonfinite.ptr());
+  check_is_columns(columns);
   const py::list groups = groups_from(groups_object);
-  const Gradients gradients(grads, keys, naming_ == Naming::function ? "grad" : "grads");
-  const Arguments arguments =
-      read(groups, &gradients, keys, state, steps, number_from(grad_scale.ptr(), "grad_scale"), again);
+  const Gradients gradients(grads, columns[0], naming_ == Naming::function ? "grad" : "grads");
+  const Arguments arguments = read(groups, &gradients, columns, number_from(grad_scale.ptr(), "grad_scale"), again);
   collect(arguments);
   check_overlap(arguments);
-  if (needs_gradients_first(reaction) && !prepare_gradients(arguments, reaction, threads)) return false;
-  without_gil([&] { rmsprop::step(tensors_, threads); });
+  if (needs_gradients_first() && !prepare_gradients(arguments)) return false;
+  without_gil([&] { rmsprop::step(tensors_, num_threads_); });
   for (const std::size_t index : indices_) ++arguments.steps[index];
   return true;
 }
 
-void Stepper::check(const py::object& groups_object, const py::object& keys, const py::tuple& state,
-                    const py::object& steps, const py::object& nonfinite, const py::object& num_threads) {
+void Stepper::check(const py::object& groups_object, const py::tuple& columns) {
   const BusyGuard guard(busy_);
-  num_threads_from(num_threads.ptr());
-  nonfinite_from(nonfinite.ptr());
-  const py::list groups = groups_from(groups_object);
-  const Arguments arguments = read(groups, nullptr, keys, state, steps, 1.0, false);
+  check_is_columns(columns);
+  const Arguments arguments = read(groups_from(groups_object), nullptr, columns, 1.0, false);
   collect(arguments);
   check_overlap(arguments);
+}
+
+py::str Stepper::nonfinite() const {
+  switch (nonfinite_) {
+    case Nonfinite::skip:
+      return "skip";
+    case Nonfinite::raise:
+      return "raise";
+    default:
+      return "propagate";
+  }
 }
 
 void register_stepper(py::module_& m) {
@@ -423,15 +434,21 @@ void register_stepper(py::module_& m) {
       .finalize();
   py::class_<Stepper>(m, "Stepper")
       .def(py::init<Algorithm, Naming>(), py::arg("algorithm"), py::arg("naming"))
-      .def("step", &Stepper::step, py::arg("groups"), py::arg("grads"), py::arg("keys"), py::arg("state"),
-           py::arg("steps"), py::arg("grad_scale"), py::arg("nonfinite"), py::arg("num_threads"),
+      .def("step", &Stepper::step, py::arg("groups"), py::arg("grads"), py::arg("columns"), py::arg("grad_scale"),
            py::arg("again") = false)
-      .def("check", &Stepper::check, py::arg("groups"), py::arg("keys"), py::arg("state"), py::arg("steps"),
-           py::arg("nonfinite"), py::arg("num_threads"))
-      .def(py::pickle([](const Stepper& stepper) { return py::make_tuple(stepper.algorithm(), stepper.naming()); },
-                      [](const py::tuple& made_from) {
-                        return std::make_unique<Stepper>(made_from[0].cast<Algorithm>(), made_from[1].cast<Naming>());
-                      }));
+      .def("check", &Stepper::check, py::arg("groups"), py::arg("columns"))
+      .def_property("nonfinite", &Stepper::nonfinite, &Stepper::set_nonfinite)
+      .def_property("num_threads", &Stepper::num_threads, &Stepper::set_num_threads)
+      .def(py::pickle(
+          [](const Stepper& stepper) {
+            return py::make_tuple(stepper.algorithm(), stepper.naming(), stepper.nonfinite(), stepper.num_threads());
+          },
+          [](const py::tuple& made_from) {
+            auto stepper = std::make_unique<Stepper>(made_from[0].cast<Algorithm>(), made_from[1].cast<Naming>());
+            stepper->set_nonfinite(made_from[2]);
+            stepper->set_num_threads(made_from[3]);
+            return stepper;
+          }));
 }
 
 }  // namespace rmsprop::bindings

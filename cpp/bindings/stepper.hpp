@@ -33,19 +33,25 @@ class Stepper {
 
   // groups      list of dicts of hyperparameters, each with "params", a list of arrays
   // grads       one array (keys is None), a dict (keys are strings) or a sequence (keys are integers)
-  // keys        what each parameter is called, in the order of the groups, or None for a single parameter
-  // state       a tuple of lists, one for each kind of state, of arrays or None
-  // steps       int64 array: how many steps each parameter has taken; one more where there is a gradient
-  // nonfinite   what becomes of a step whose gradients are not all finite: "propagate", "skip" or "raise"
+  // columns     a tuple (keys, state, steps):
+  //   keys        what each parameter is called, in the order of the groups, or None for a single parameter
+  //   state       a tuple of lists, one for each kind of state, of arrays or None
+  //   steps       int64 array: how many steps each parameter has taken; one more where there is a gradient
   // again       true if the call before this one raised MissingState: schedules are not asked a second time
-  // Returns whether the step was taken, and not skipped.
-  bool step(const py::object& groups_object, const py::object& grads, const py::object& keys, const py::tuple& state,
-            const py::object& steps, const py::object& grad_scale, const py::object& nonfinite,
-            const py::object& num_threads, bool again);
+  // Returns whether the step was taken, and not skipped because of `nonfinite`.
+  bool step(const py::object& groups, const py::object& grads, const py::tuple& columns, const py::object& grad_scale,
+            bool again);
 
   // Raises what a step would raise with gradients that fit. State may be missing.
-  void check(const py::object& groups_object, const py::object& keys, const py::tuple& state, const py::object& steps,
-             const py::object& nonfinite, const py::object& num_threads);
+  void check(const py::object& groups, const py::tuple& columns);
+
+  // What becomes of a step whose gradients are not all finite: "propagate", "skip" or "raise".
+  py::str nonfinite() const;
+  void set_nonfinite(const py::object& name) { nonfinite_ = nonfinite_from(name.ptr()); }
+
+  // At most so many threads; None for the default of the process.
+  py::object num_threads() const { return num_threads_ == 0 ? py::object(py::none()) : py::int_(num_threads_); }
+  void set_num_threads(const py::object& n) { num_threads_ = num_threads_from(n.ptr()); }
 
   Algorithm algorithm() const { return algorithm_; }
   Naming naming() const { return naming_; }
@@ -64,9 +70,9 @@ class Stepper {
     PyObject* params = nullptr;   // borrowed list
   };
 
-  Arguments read(const py::list& groups, const Gradients* grads, const py::object& keys, const py::tuple& state,
-                 const py::object& steps, double grad_scale, bool again);
-  void read_groups(const py::list& groups, const py::object& steps, double grad_scale);
+  Arguments read(const py::list& groups, const Gradients* grads, const py::tuple& columns, double grad_scale,
+                 bool again);
+  void read_groups(const py::list& groups, PyObject* steps, double grad_scale);
   void reserve(std::size_t params);
   static bool differs_between_steps(const Group& group);
   const Update& update_for(Group& group, std::int64_t t);
@@ -78,16 +84,18 @@ class Stepper {
   const Layout* layout_for(std::span<const View> views, const Tensor& tensor);
   bool is_proven_disjoint() const;
   void check_overlap(const Arguments& arguments);
-  bool needs_gradients_first(Nonfinite nonfinite) const;
+  bool needs_gradients_first() const;
   void collect_gradients(const Arguments& arguments);
   void clip(double sum_of_squares);
-  bool prepare_gradients(const Arguments& arguments, Nonfinite nonfinite, int num_threads);
+  bool prepare_gradients(const Arguments& arguments);
   template <class Work>
   void without_gil(Work work) const;
   Label label(const Arguments& arguments, std::size_t index, int operand) const;
 
   Algorithm algorithm_;
   Naming naming_;
+  Nonfinite nonfinite_ = Nonfinite::propagate;
+  int num_threads_ = 0;  // 0: the default of the process
   std::atomic_flag busy_ = ATOMIC_FLAG_INIT;
 
   std::vector<Group> groups_;

@@ -19,29 +19,21 @@ class Naming(enum.Enum):
     optimizer = 0
     function = 1
 
+Columns = tuple[list[Any] | None, tuple[list[Any], ...], NDArray[np.int64]]
+
 class Stepper:
+    nonfinite: str
+    num_threads: int | None
     def __init__(self, algorithm: Algorithm, naming: Naming) -> None: ...
     def step(
         self,
         groups: list[dict[str, Any]],
         grads: NDArray[Any] | Sequence[NDArray[Any] | None] | Mapping[str, NDArray[Any] | None],
-        keys: list[Any] | None,
-        state: tuple[list[Any], ...],
-        steps: NDArray[np.int64],
+        columns: Columns,
         grad_scale: float,
-        nonfinite: str,
-        num_threads: int | None,
         again: bool = False,
     ) -> bool: ...
-    def check(
-        self,
-        groups: list[dict[str, Any]],
-        keys: list[Any] | None,
-        state: tuple[list[Any], ...],
-        steps: NDArray[np.int64],
-        nonfinite: str,
-        num_threads: int | None,
-    ) -> None: ...
+    def check(self, groups: list[dict[str, Any]], columns: Columns) -> None: ...
 
 def get_num_threads() -> int: ...
 def set_num_threads(num_threads: int) -> None: ...

@@ -13,6 +13,8 @@ copy every array that they hand to another framework, since ours are updated in 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -65,8 +67,7 @@ def to_torch(state_dict: StateDict) -> dict[str, Any]:
         >>> theirs = to_torch(opt.state_dict())  # doctest: +SKIP
         >>> torch.optim.RMSprop([torch.ones(2)]).load_state_dict(theirs)  # doctest: +SKIP
     """
-    import torch
-
+    torch = import_module("torch")
     groups, state = groups_and_state(state_dict)
     return {
         "state": {
@@ -164,23 +165,11 @@ def to_optax(state_dict: StateDict, opt_state: Any) -> Any:
     step, arrays = _lists(state_dict, OPTAX, "optax")
     if "trace" in arrays:
         arrays["trace"] = [-array for array in arrays["trace"]]
-    found = dict(_fields(opt_state))
+    found = _fields(opt_state)
     _check_names(found.keys() - {"count"}, arrays.keys(), "optax")
     names = _names(state_dict)
-
-    def filled(state: Any) -> Any:
-        if not isinstance(state, tuple):
-            return state
-        if not hasattr(state, "_fields"):
-            return tuple(map(filled, state))
-        return state._replace(**{name: filled_field(name, getattr(state, name)) for name in state._fields})
-
-    def filled_field(name: str, value: Any) -> Any:
-        if name == "count":
-            return np.asarray(step, value.dtype)
-        return _tree_like(value, arrays[name], names) if name in arrays else filled(value)
-
-    return filled(opt_state)
+    filled = {name: _tree_like(found[name], values, names) for name, values in arrays.items()}
+    return _with_fields(opt_state, {**filled, "count": step})
 
 
 def from_optax(opt_state: Any, state_dict: StateDict) -> dict[str, Any]:
@@ -198,12 +187,12 @@ def from_optax(opt_state: Any, state_dict: StateDict) -> dict[str, Any]:
         >>> opt.load_state_dict(from_optax(opt_state, opt.state_dict()))  # doctest: +SKIP
     """
     names = _names(state_dict)
-    found = dict(_fields(opt_state))
+    found = _fields(opt_state)
     step = found.pop("count", None)
     arrays = {name: _leaves(tree, names) for name, tree in found.items()}
     if "trace" in arrays:
         arrays["trace"] = [-np.asarray(array) for array in arrays["trace"]]
-    return _with_lists(state_dict, OPTAX, "optax", None if step is None else int(step), arrays)
+    return _with_lists(state_dict, OPTAX, "optax", step, arrays)
 
 
 # ---- PyTorch ---------------------------------------------------------------------------------------------------------
@@ -255,6 +244,8 @@ def _lists(state_dict: StateDict, names: Mapping[str, str], framework: str) -> t
     if len(steps) != 1:
         raise ValueError(f"step: got {sorted(steps)}, but {framework} has one count for all parameters")
     needed = _needed(state_dict, framework)
+    if any(np.iscomplexobj(entry[name]) for entry in entries for name in needed):
+        raise ValueError(f"state: real and imaginary part are two elements here, but not in {framework}")
     return steps.pop(), {names[name]: [np.array(entry[name]) for entry in entries] for name in needed}
 
 
@@ -271,8 +262,7 @@ def _with_lists(
     _check_names(arrays.keys(), {names[name] for name in needed}, framework)
     numbers = numbers_of(groups, state)
     for name, values in arrays.items():
-        if len(values) != len(numbers):
-            raise ValueError(f"{name}: got {len(values)} arrays, wanted {len(numbers)}, one for each parameter")
+        _check_count(name, len(values), len(numbers))
     return {
         "state": {
             number: {
@@ -293,18 +283,52 @@ def _check_names(found: Any, wanted: Any, framework: str) -> None:
         )
 
 
+def _check_count(name: str, found: int, wanted: int) -> None:
+    if found != wanted:
+        raise ValueError(f"{name}: got {found} arrays, wanted {wanted}, one for each parameter")
+
+
 # ---- optax: trees of states ------------------------------------------------------------------------------------------
 
 
-def _fields(opt_state: Any) -> Iterator[tuple[str, Any]]:
-    """Yield each name and value in a tree of optax's states that is ours to convert."""
+def _is_ours(name: Any) -> bool:
+    return name == "count" or name in OPTAX.values()
+
+
+def _fields(opt_state: Any) -> dict[str, Any]:
+    """Return what is there to convert in a tree of optax's states: trees of arrays by name, and the count."""
+    found: dict[str, Any] = {}
+    for name, value in _all_fields(opt_state):
+        value = int(value) if name == "count" else value
+        if name in found and not (name == "count" and value == found[name]):
+            raise ValueError(f"optax: there is more than one {name}")
+        found[name] = value
+    return found
+
+
+def _all_fields(opt_state: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(opt_state, tuple):
+        for name, value in zip(getattr(opt_state, "_fields", opt_state), opt_state, strict=True):
+            if isinstance(name, str) and _is_ours(name):
+                yield name, value
+            else:
+                yield from _all_fields(value)
+
+
+def _with_fields(opt_state: Any, fields: Mapping[str, Any]) -> Any:
+    """Return a tree of optax's states with other values in the fields that are ours to convert."""
     if not isinstance(opt_state, tuple):
-        return
-    for name, value in zip(getattr(opt_state, "_fields", opt_state), opt_state, strict=True):
-        if isinstance(name, str) and (name == "count" or name in OPTAX.values()):
-            yield name, value
+        return opt_state
+    if not hasattr(opt_state, "_fields"):
+        return tuple(_with_fields(value, fields) for value in opt_state)
+    named: Any = opt_state
+    values = named._asdict()
+    for name, value in values.items():
+        if name == "count":
+            values[name] = np.asarray(fields[name], value.dtype)
         else:
-            yield from _fields(value)
+            values[name] = fields[name] if _is_ours(name) else _with_fields(value, fields)
+    return named._replace(**values)
 
 
 def _names(state_dict: StateDict) -> list[str] | None:
@@ -315,22 +339,28 @@ def _names(state_dict: StateDict) -> list[str] | None:
 
 def _leaves(tree: Any, names: list[str] | None) -> list[Any]:
     """Return the arrays of a tree in the order of the parameters."""
-    import jax
-
-    if names is not None and isinstance(tree, Mapping) and tree.keys() == set(names):
-        return [tree[name] for name in names]
-    leaves: list[Any] = jax.tree.leaves(tree)
-    return leaves
+    leaves = dict(zip(_numbers_of_leaves(tree, names), import_module("jax").tree.leaves(tree), strict=True))
+    return [leaf for _, leaf in sorted(leaves.items(), key=itemgetter(0))]
 
 
 def _tree_like(tree: Any, arrays: list[Array], names: list[str] | None) -> Any:
     """Return a tree with other arrays, given in the order of the parameters."""
-    import jax
+    jax_tree = import_module("jax").tree
+    leaves = jax_tree.leaves(tree)
+    _check_count("optax", len(leaves), len(arrays))
+    ordered = [arrays[number] for number in _numbers_of_leaves(tree, names)]
+    for leaf, array in zip(leaves, ordered, strict=True):
+        if np.shape(leaf) != array.shape:
+            raise ValueError(f"optax: got an array of shape {np.shape(leaf)}, wanted {array.shape}")
+    return jax_tree.unflatten(jax_tree.structure(tree), ordered)
 
-    if names is not None and isinstance(tree, Mapping) and tree.keys() == set(names):
-        by_name = dict(zip(names, arrays, strict=True))
-        arrays = [by_name[name] for name in sorted(by_name)]  # JAX's order of a dict's leaves
-    structure = jax.tree.structure(tree)
-    if structure.num_leaves != len(arrays):
-        raise ValueError(f"optax: got {structure.num_leaves} arrays, wanted {len(arrays)}, one for each parameter")
-    return jax.tree.unflatten(structure, arrays)
+
+def _numbers_of_leaves(tree: Any, names: list[str] | None) -> list[int]:
+    """Return for each leaf of a tree, in JAX's order, which parameter it belongs to."""
+    paths = [path for path, _ in import_module("jax").tree_util.tree_leaves_with_path(tree)]
+    if names is None or not isinstance(tree, Mapping) or [len(path) for path in paths] != [1] * len(names):
+        return list(range(len(paths)))
+    keys = [path[0].key for path in paths]
+    if set(keys) != set(names):
+        raise ValueError(f"optax: got arrays of the names {keys}, wanted {names}")
+    return [names.index(key) for key in keys]

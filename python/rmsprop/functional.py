@@ -204,7 +204,8 @@ def _step(
         columns = tuple(_column(name, arrays, len(params)) for name, arrays in state.items())
     steps = np.full(len(params), step - 1, np.int64)
     stepper = Stepper(algorithm, Naming.function)
-    stepper.step([{**group, "params": params}], grad, keys, columns, steps, grad_scale, "propagate", num_threads)
+    stepper.num_threads = num_threads
+    stepper.step([{**group, "params": params}], grad, (keys, columns, steps), grad_scale)
 
 
 def _list(name: str, arrays: Any, wanted: str) -> list[Any]:

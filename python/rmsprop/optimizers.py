@@ -27,25 +27,19 @@ class Optimizer:
     param_groups: list[dict[str, Any]]
     """A dict for each group: `params`, a list of arrays, and every hyperparameter, to be changed at any time."""
 
-    num_threads: int | None
-    """At most so many threads for a step; None for `rmsprop.get_num_threads()`."""
-
-    nonfinite: str
-    """What becomes of a step whose gradients are not all finite: "propagate", "skip" or "raise"."""
-
     skipped_steps: int
     """How many steps were skipped because of `nonfinite`."""
 
     def __init__(self, params: Params, defaults: dict[str, Any], nonfinite: str, num_threads: int | None) -> None:
         self.defaults = defaults
-        self.nonfinite = nonfinite
-        self.num_threads = num_threads
         self.skipped_steps = 0
         self.param_groups = []
         self._is_single = isinstance(params, np.ndarray)
         self._keys: list[Any] = []
-        self._columns = StateColumns(self.state_names)
+        self._columns = StateColumns.empty(self.state_names)
         self._stepper = Stepper(self.algorithm, Naming.optimizer)
+        self.nonfinite = nonfinite
+        self.num_threads = num_threads
         groups = _groups_from(params)
         if not groups:
             raise ValueError("params: got nothing to optimize, wanted at least one array")
@@ -81,28 +75,15 @@ class Optimizer:
             array([0.6838, 1.3162])
         """
         try:
-            taken = self._step(grads, grad_scale, self._columns)
+            taken = self._stepper.step(self.param_groups, grads, self._columns.for_engine, grad_scale)
         except MissingStateError:
             # A hyperparameter was changed to one that needs more state. A step that fails must not leave it behind.
-            columns = self._columns.extended(0)
-            _allocate(self.param_groups, columns, self._needed_state)
-            taken = self._step(grads, grad_scale, columns, again=True)
+            columns = self._columns.extended()
+            self._allocate_missing_state(self.param_groups, columns)
+            taken = self._stepper.step(self.param_groups, grads, columns.for_engine, grad_scale, again=True)
             self._columns = columns
         if not taken:
             self.skipped_steps += 1
-
-    def _step(self, grads: Grads, grad_scale: float, columns: StateColumns, again: bool = False) -> bool:
-        return self._stepper.step(
-            self.param_groups,
-            grads,
-            None if self._is_single else self._keys,
-            columns.arrays,
-            columns.steps,
-            grad_scale,
-            self.nonfinite,
-            self.num_threads,
-            again,
-        )
 
     # ---- State and groups --------------------------------------------------------------------------------------------
 
@@ -110,6 +91,24 @@ class Optimizer:
     def state(self) -> State:
         """The arrays and step counts of each parameter, by its index, or by name if `params` was a dict."""
         return State(self)
+
+    @property
+    def nonfinite(self) -> str:
+        """What becomes of a step whose gradients are not all finite: "propagate", "skip" or "raise"."""
+        return self._stepper.nonfinite
+
+    @nonfinite.setter
+    def nonfinite(self, value: str) -> None:
+        self._stepper.nonfinite = value
+
+    @property
+    def num_threads(self) -> int | None:
+        """At most so many threads for a step; None for `rmsprop.get_num_threads()`."""
+        return self._stepper.num_threads
+
+    @num_threads.setter
+    def num_threads(self, value: int | None) -> None:
+        self._stepper.num_threads = value
 
     @property
     def lr(self) -> LearningRate:
@@ -146,17 +145,10 @@ class Optimizer:
             known = ", ".join(self.defaults)
             raise ValueError(f"param_groups: unknown hyperparameter {', '.join(unknown)}; this optimizer has {known}")
         groups = [*self.param_groups, {**self.defaults, **group, "params": params}]
-        columns = self._columns.extended(len(params))
         all_keys = [*self._keys, *keys]
-        self._stepper.check(
-            groups,
-            None if self._is_single else all_keys,
-            columns.arrays,
-            columns.steps,
-            self.nonfinite,
-            self.num_threads,
-        )
-        _allocate(groups, columns, self._needed_state)
+        columns = self._columns.extended(len(params), None if self._is_single else all_keys)
+        self._check(groups, columns)
+        self._allocate_missing_state(groups, columns)
         self.param_groups, self._columns, self._keys = groups, columns, all_keys
 
     # ---- Saving and loading ------------------------------------------------------------------------------------------
@@ -254,14 +246,6 @@ class Optimizer:
 
         checkpoint.load(self, path, progress=progress)
 
-    def _check(self, groups: list[dict[str, Any]], columns: StateColumns) -> None:
-        """Raise what a step with these groups and this state would raise."""
-        keys = None if self._is_single else self._keys
-        self._stepper.check(groups, keys, columns.arrays, columns.steps, self.nonfinite, self.num_threads)
-
-    def _allocate_missing_state(self, groups: list[dict[str, Any]], columns: StateColumns) -> None:
-        _allocate(groups, columns, self._needed_state)
-
     def __repr__(self) -> str:
         lines = [f"{type(self).__name__} ("]
         for i, group in enumerate(self.param_groups):
@@ -280,6 +264,13 @@ class Optimizer:
             known.add(key)
         if self._is_single and self._keys:
             raise ValueError("add_param_group: this optimizer was made for one array; make it with a list instead")
+
+    def _check(self, groups: list[dict[str, Any]], columns: StateColumns) -> None:
+        """Raise what a step would raise with these groups and columns, and gradients that fit."""
+        self._stepper.check(groups, columns.for_engine)
+
+    def _allocate_missing_state(self, groups: list[dict[str, Any]], columns: StateColumns) -> None:
+        _allocate(groups, columns, self._needed_state)
 
     def _needed_state(self, group: dict[str, Any]) -> tuple[str, ...]:
         """Return the names of the state that a group with these hyperparameters uses."""

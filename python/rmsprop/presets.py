@@ -156,7 +156,7 @@ paddle: Preset = MappingProxyType(
 )
 """`paddle.optimizer.RMSProp`, which has no default learning rate. `rho` there is `alpha` here.
 
-Paddle rounds hyperparameters to 32 bits, even for parameters of 64.
+Paddle rounds rho, epsilon and momentum to 32 bits, even for parameters of 64.
 """
 
 

@@ -5,11 +5,11 @@ first call gets 0:
 
     >>> import numpy as np, rmsprop
     >>> w = np.array([1.0, 2.0])
-    >>> opt = rmsprop.RMSprop(w, lr=rmsprop.schedules.exponential(0.1, gamma=0.9))
+    >>> opt = rmsprop.RMSprop(w, lr=rmsprop.schedules.exponential(0.1, gamma=0.5))
     >>> opt.step(2 * w)  # with lr = 0.1
-    >>> opt.step(2 * w)  # with lr = 0.1 * 0.9
+    >>> opt.step(2 * w)  # with lr = 0.05
     >>> opt.lr(opt.state[0]["step"])  # what the next step will use
-    0.081
+    0.025
 
 A schedule has no state: there is nothing to call after a step and nothing to save. Its value is a closed form of the
 step count, so a resumed run goes on with the same bits, and it is made of IEEE-754 additions, multiplications and

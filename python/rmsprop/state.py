@@ -14,17 +14,32 @@ class StateColumns:
     look-up each. `State` is the same arrays, seen parameter by parameter.
     """
 
-    def __init__(self, names: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        names: tuple[str, ...],
+        keys: list[Any] | None,
+        arrays: tuple[list[NDArray[Any] | None], ...],
+        steps: NDArray[np.int64],
+    ) -> None:
         self.names = names
-        self.arrays: tuple[list[NDArray[Any] | None], ...] = tuple([] for _ in names)
-        self.steps: NDArray[np.int64] = np.zeros(0, np.int64)
+        self.keys = keys  # None if there is one array and no collection of them
+        self.arrays = arrays
+        self.steps = steps
+        self.for_engine = (keys, arrays, steps)
 
-    def extended(self, count: int) -> "StateColumns":
-        """Return these columns with `count` more parameters, which have no state yet and have taken no step."""
-        longer = StateColumns(self.names)
-        longer.arrays = tuple([*column, *[None] * count] for column in self.arrays)
-        longer.steps = np.concatenate([self.steps, np.zeros(count, np.int64)])
-        return longer
+    @classmethod
+    def empty(cls, names: tuple[str, ...]) -> "StateColumns":
+        """Return columns for no parameters."""
+        return cls(names, None, tuple([] for _ in names), np.zeros(0, np.int64))
+
+    def extended(self, count: int = 0, keys: list[Any] | None = None) -> "StateColumns":
+        """Return these columns with `count` more parameters, which have no state yet and have taken no step.
+
+        `keys` are what all parameters are called then; None keeps those of these columns.
+        """
+        arrays = tuple([*column, *[None] * count] for column in self.arrays)
+        steps = np.concatenate([self.steps, np.zeros(count, np.int64)])
+        return StateColumns(self.names, self.keys if keys is None else keys, arrays, steps)
 
 
 def step_count(value: Any) -> int:

@@ -58,7 +58,7 @@ class Replacement:
 
 def state_dict(optimizer: "Optimizer") -> dict[str, Any]:
     """Return state and hyperparameters; see `Optimizer.state_dict`."""
-    columns = optimizer._columns.extended(0)  # a copy: what the hyperparameters need now, the next step will allocate
+    columns = optimizer._columns.extended()  # a copy: what the hyperparameters need now, the next step will allocate
     optimizer._allocate_missing_state(optimizer.param_groups, columns)
     groups = []
     first = 0
@@ -106,7 +106,7 @@ def replacement_for(
         groups.append(_new_group(optimizer, group, saved, keys, f"param_groups[{i}]"))
         first += len(keys)
     numbers = numbers_of(saved_groups, saved_state)
-    replacement = Replacement(groups, StateColumns(optimizer.state_names).extended(len(numbers)), [])
+    replacement = Replacement(groups, StateColumns.empty(optimizer.state_names).extended(len(numbers), optimizer._columns.keys), [])
     params = [param for group in groups for param in group["params"]]
     for index, number in enumerate(numbers):
         label = f"state[{optimizer._keys[index]!r}]"
