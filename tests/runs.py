@@ -3,9 +3,9 @@
 import copy
 
 import numpy as np
-from bits import assert_same_bits
 
 import rmsprop
+from bits import assert_same_bits
 
 RULES = {
     "plain": (rmsprop.RMSprop, {}),
@@ -50,12 +50,20 @@ def numbers(shape, dtype, seed):
     return np.array(real + 1j * imaginary if np.dtype(dtype).kind == "c" else real).astype(dtype)
 
 
+def joined(parts):
+    """Return the parts of several groups, all lists or all dicts, as one."""
+    if isinstance(parts[0], dict):
+        return {name: array for part in parts for name, array in part.items()}
+    return [array for part in parts for array in part]
+
+
 class Run:
     """Parameters with their optimizer; the gradients depend on the number of the step alone."""
 
     def __init__(self, rule="momentum", dtype="float64", form="dict", **changes):
         optimizer, options = RULES[rule]
         self.params = random_params(dtype)
+        self.form_name = form
         self.form = FORMS[form]
         self.optimizer = optimizer(self.form(self.params), **{"lr": 0.1, **options, **changes})
         self.t = 0
@@ -64,11 +72,8 @@ class Run:
         for _ in range(count):
             self.t += 1
             grads = self.form({name: numbers(p.shape, p.dtype, 1000 + self.t) for name, p in self.params.items()})
-            if isinstance(grads, list) and isinstance(grads[0], dict):
-                parts = [group["params"] for group in grads]
-                grads = (
-                    {k: v for part in parts for k, v in part.items()} if isinstance(parts[0], dict) else sum(parts, [])
-                )
+            if "groups" in self.form_name:
+                grads = joined([group["params"] for group in grads])
             self.optimizer.step(grads)
         return self
 

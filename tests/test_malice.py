@@ -281,39 +281,52 @@ MALICE |= {
 
 # Not public, but nothing that Python can pass to it may crash the process either.
 RAW_CALLS = {
-    "keys that are no list": "keys=5",
-    "keys in a tuple": "keys=(0,)",
-    "keys in a str": "keys='a'",
-    "too few keys": "keys=[]",
-    "no columns of state": "state=()",
-    "too few columns of state": "state=([big()],)",
-    "columns of state in a list": "state=([big()], 5, 5)",
-    "state too short": "state=([], [], [])",
-    "step counts in a list": "steps=[0]",
-    "step counts of another dtype": "steps=np.zeros(1)",
-    "too few step counts": "steps=np.zeros(0, np.int64)",
-    "step counts in two dimensions": "steps=np.zeros((1, 1), np.int64)",
-    "read-only step counts": "steps=np.frombuffer(bytes(8), np.int64)",
+    "groups that are no list": "groups=5",
     "groups that are no dicts": "groups=[5]",
+    "columns that are no tuple": "columns=5",
+    "no columns": "columns=()",
+    "too few columns": "columns=([0], state)",
+    "keys that are no list": "columns=(5, state, steps)",
+    "keys in a tuple": "columns=((0,), state, steps)",
+    "keys in a str": "columns=('a', state, steps)",
+    "too few keys": "columns=([], state, steps)",
+    "state that is no tuple": "columns=([0], 5, steps)",
+    "no kinds of state": "columns=([0], (), steps)",
+    "too few kinds of state": "columns=([0], state[:1], steps)",
+    "kinds of state that are no lists": "columns=([0], (state[0], 5, 5), steps)",
+    "too little state": "columns=([0], ([], [], []), steps)",
+    "step counts in a list": "columns=([0], state, [0])",
+    "step counts of another dtype": "columns=([0], state, np.zeros(1))",
+    "big-endian step counts": "columns=([0], state, steps.astype('>i8'))",
+    "too few step counts": "columns=([0], state, steps[:0])",
+    "step counts in two dimensions": "columns=([0], state, steps[None])",
+    "read-only step counts": "columns=([0], state, np.frombuffer(bytes(8), np.int64))",
 }
 
 RAW = """
     from rmsprop._core import Algorithm, Naming, Stepper
 
+    def call(method, **changes):
+        state, steps = ([big()], [big()], [big()]), np.zeros(1, np.int64)
+        arguments = dict(groups=[group], columns=([0], state, steps))
+        if method == "step":
+            arguments |= dict(grads=[big()], grad_scale=1.0, owner=None)
+        getattr(Stepper(Algorithm.rmsprop, Naming.optimizer), method)(**arguments | changes)
+
     group = {**rmsprop.RMSprop([big()], momentum=0.9, centered=True).param_groups[0], "params": [big()]}
-    good = dict(groups=[group], grads=[big()], keys=[0], state=([big()], [big()], [big()]),
-                steps=np.zeros(1, np.int64), grad_scale=1.0, num_threads=None)
-    for method, names in (("step", good), ("check", ("groups", "keys", "state", "steps"))):
-        stepper = Stepper(Algorithm.rmsprop, Naming.optimizer)
-        arguments = {name: value for name, value in {**good, **dict(%s)}.items() if name in names}
+    call("step")  # what is right is accepted
+    call("check")
+    before = group["params"][0].copy()
+    state, steps = ([big()], [big()], [big()]), np.zeros(1, np.int64)
+    changes = dict(%s)
+    for method in ("step", "check") if "again" not in changes else ("step",):
         try:
-            getattr(stepper, method)(**arguments)
+            call(method, **changes)
         except (TypeError, ValueError):
-            assert group["params"][0].min() == group["params"][0].max() == 1
+            assert (group["params"][0] == before).all()
         else:
             assert False, "accepted"
 """
-
 
 # A process that has imported everything forks one for each program: an import takes longer than any of them.
 RUN_EACH = """

@@ -168,7 +168,7 @@ def test_import_brings_in_nothing_heavy():
         import rmsprop
         print(*sorted({name.partition(".")[0] for name in set(sys.modules) - before}))
     """
-    assert set(output_of(code).split()) <= {"rmsprop", "numpy", "platform"}
+    assert not set(output_of(code).split()) & {"argparse", "matplotlib", "rich", "safetensors", "sklearn", "torch"}
 
 
 def test_a_step_allocates_nothing_that_grows_with_the_parameters():

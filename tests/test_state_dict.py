@@ -6,11 +6,11 @@ import threading
 
 import numpy as np
 import pytest
-from bits import assert_same_bits
-from runs import DTYPES, FORMS, RULES, Run, Unchanged, assert_same_state, random_params
 
 import rmsprop
+from bits import assert_same_bits
 from rmsprop import state_dicts
+from runs import DTYPES, FORMS, RULES, Run, Unchanged, assert_same_state, random_params
 
 
 def made_of_torch(state_dict):
@@ -305,7 +305,7 @@ def test_what_does_not_fit_is_an_error_and_changes_nothing(change, error, messag
 
 @pytest.mark.parametrize("wrong", [None, [], "state", 3, {"state": {}}])
 def test_what_is_no_state_dict_is_a_type_error(wrong):
-    with pytest.raises(TypeError, match="state_dict: got .*, wanted a dict with 'state' and 'param_groups'"):
+    with pytest.raises(TypeError, match=r"state_dict: got .*, wanted a dict with 'state' and 'param_groups'"):
         Run().optimizer.load_state_dict(wrong)
 
 

@@ -19,6 +19,4 @@ void raise_value_error(const Label& label, const std::string& what) {
   throw py::value_error(label.text() + ": " + what);
 }
 
-void register_errors(py::module_& m) { py::register_exception<MissingState>(m, "MissingStateError", PyExc_ValueError); }
-
 }  // namespace rmsprop::bindings

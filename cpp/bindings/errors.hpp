@@ -3,7 +3,6 @@
 
 #include <pybind11/pybind11.h>
 
-#include <stdexcept>
 #include <string>
 
 namespace rmsprop::bindings {
@@ -22,15 +21,12 @@ struct Label {
 [[noreturn]] void raise_type_error(const Label& label, const std::string& what);
 [[noreturn]] void raise_value_error(const Label& label, const std::string& what);
 
-// A state array is missing that the hyperparameters ask for. A ValueError of its own, so that an optimizer can allocate
-// what is missing and try again.
-struct MissingState : std::runtime_error {
-  using std::runtime_error::runtime_error;
+// A state array is missing that the hyperparameters ask for: a ValueError, unless the optimizer can allocate it.
+struct MissingState : py::value_error {
+  using py::value_error::value_error;
 };
 
 std::string type_name(PyObject* object);
 std::string repr(PyObject* object);
-
-void register_errors(py::module_& m);
 
 }  // namespace rmsprop::bindings

@@ -59,48 +59,52 @@ class GroupReader {
  public:
   explicit GroupReader(PyObject* group) : group_(group) {}
 
-  PyObject* find(const Key& key) {
+  // Null if there is no such key. A reference of its own: what is done with a value may run code that drops it.
+  py::object find(const Key& key) {
     PyObject* value = PyDict_GetItemWithError(group_, key.string);
     if (value != nullptr) {
       known_[known_count_++] = key.string;
-    } else if (PyErr_Occurred()) {
+    } else if (PyErr_Occurred() != nullptr) {
       throw py::error_already_set();
     }
+    return py::reinterpret_borrow<py::object>(value);
+  }
+
+  py::object get(const Key& key) {
+    py::object value = find(key);
+    if (!value) raise_value_error({key.name}, "missing from the parameter group");
     return value;
   }
 
-  PyObject* get(const Key& key) {
-    PyObject* value = find(key);
-    if (value == nullptr) raise_value_error({key.name}, "missing from the parameter group");
-    return value;
-  }
-
-  double number(const Key& key) { return number_from(get(key), key.name); }
-  bool flag(const Key& key) { return flag_from(get(key), key.name); }
+  double number(const Key& key) { return number_from(get(key).ptr(), key.name); }
+  bool flag(const Key& key) { return flag_from(get(key).ptr(), key.name); }
 
   // None means no limit.
   double limit(const Key& key) {
-    PyObject* value = get(key);
-    if (value == Py_None) return std::numeric_limits<double>::infinity();
-    const double number = number_from(value, key.name);
-    if (!std::isfinite(number))
-      raise_value_error({key.name}, "got " + repr(value) + ", wanted a finite number or None");
+    const py::object value = get(key);
+    if (value.is_none()) return std::numeric_limits<double>::infinity();
+    const double number = number_from(value.ptr(), key.name);
+    if (!std::isfinite(number) || number < 0.0) {
+      raise_value_error({key.name}, "got " + repr(value.ptr()) + ", wanted a finite number >= 0 or None");
+    }
     return number;
   }
 
   double learning_rate(const std::function<std::int64_t()>& steps_taken) {
     const Key& key = Keys::get().lr;
-    PyObject* value = get(key);
-    if (PyFloat_CheckExact(value) || !PyCallable_Check(value)) return number_from(value, key.name);
-    const auto schedule = py::reinterpret_borrow<py::object>(value);  // it may remove itself from the group
-    const py::object result = schedule(steps_taken());
+    const py::object value = get(key);
+    if (PyFloat_CheckExact(value.ptr()) || PyCallable_Check(value.ptr()) == 0)
+      return number_from(value.ptr(), key.name);
+    const py::object result = value(steps_taken());
     return number_from(result.ptr(), key.name);
   }
 
   void finish() {
     if (PyDict_GET_SIZE(group_) == known_count_) return;
-    for (auto item : py::reinterpret_borrow<py::dict>(group_)) {
-      if (!is_known(item.first)) raise_value_error({"param_groups"}, "unknown key " + repr(item.first.ptr()));
+    const auto keys =
+        py::reinterpret_steal<py::list>(PyDict_Keys(group_));  // comparing them may run code that changes it
+    for (const py::handle key : keys) {
+      if (!is_known(key)) raise_value_error({"param_groups"}, "unknown key " + repr(key.ptr()));
     }
   }
 
@@ -121,11 +125,11 @@ void read_common(GroupReader& group) {
   const Keys& keys = Keys::get();
   group.find(keys.params);
   group.find(keys.name);
-  if (PyObject* value = group.find(keys.initial_accumulator_value)) {
+  if (const py::object value = group.find(keys.initial_accumulator_value)) {
     const char* name = keys.initial_accumulator_value.name;
-    const double number = number_from(value, name);
+    const double number = number_from(value.ptr(), name);
     if (!(std::isfinite(number) && number >= 0.0)) {
-      raise_value_error({name}, "got " + repr(value) + ", wanted a finite number >= 0");
+      raise_value_error({name}, "got " + repr(value.ptr()) + ", wanted a finite number >= 0");
     }
   }
 }
@@ -186,9 +190,6 @@ CheckedGroup read_checked(Algorithm algorithm, PyObject* dict, double grad_scale
     result.hyperparameters = read_adagrad(group, lr, grad_scale);
   }
   result.clip_norm = group.limit(Keys::get().clip_norm);
-  if (result.clip_norm < 0.0) {
-    raise_value_error({"clip_norm"}, "got " + std::to_string(result.clip_norm) + ", wanted a number >= 0 or None");
-  }
   read_common(group);
   group.finish();
   std::visit([](const auto& hyperparameters) { check(hyperparameters); }, result.hyperparameters);

@@ -2,7 +2,6 @@
 
 #include <pybind11/pybind11.h>
 
-#include "errors.hpp"
 #include "rmsprop/runtime.hpp"
 #include "runtime.hpp"
 #include "stepper.hpp"
@@ -10,7 +9,6 @@
 PYBIND11_MODULE(_core, m) {
   m.attr("__version__") = RMSPROP_VERSION;
   rmsprop::use_instruction_set_from_environment();  // what it throws becomes an ImportError
-  rmsprop::bindings::register_errors(m);
   rmsprop::bindings::register_runtime(m);
   rmsprop::bindings::register_stepper(m);
 }

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -34,20 +35,22 @@ class BusyGuard {
   std::atomic_flag& busy_;
 };
 
-// Keeps arrays alive while Python code may run that could drop the last reference to them.
+// Keeps the arrays of a step alive while Python code may run that could drop the last reference to them. The memory for
+// the list of them serves again in the next step.
 class References {
  public:
-  explicit References(const std::vector<PyObject*>& objects) : objects_(objects) {
-    for (PyObject* object : objects_) Py_XINCREF(object);
+  References(const std::vector<PyObject*>& arrays, std::vector<PyObject*>& memory) : held_(memory) {
+    held_ = arrays;
+    for (PyObject* array : held_) Py_XINCREF(array);
   }
   ~References() {
-    for (PyObject* object : objects_) Py_XDECREF(object);
+    for (PyObject* array : held_) Py_XDECREF(array);
   }
   References(const References&) = delete;
   References& operator=(const References&) = delete;
 
  private:
-  const std::vector<PyObject*>& objects_;
+  std::vector<PyObject*>& held_;
 };
 
 // The entry of state and of messages that an operand stands for.
@@ -97,10 +100,6 @@ std::int64_t most_steps(const py::list& groups, PyObject* group, std::size_t fir
   const std::int64_t* counts = counts_of(steps, params, {"steps"}) + first;
   return std::accumulate(counts, counts + own, std::int64_t{0},
                          [](std::int64_t a, std::int64_t b) { return std::max(a, b); });
-}
-
-void check_is_columns(const py::tuple& columns) {
-  if (columns.size() != 3) raise_value_error({"columns"}, "wanted a tuple of keys, state and steps");
 }
 
 void check_columns(Algorithm algorithm, PyObject* keys, PyObject* state, std::size_t params) {
@@ -192,7 +191,7 @@ const Update& Stepper::update_for(Group& group, std::int64_t t) {
   return updates_.emplace_back(std::visit(make, group.hyperparameters.get()));
 }
 
-// From here to the end of the step no Python code runs, but where Stepper::check_overlap says so.
+// From Stepper::read to the end of this no Python code runs, so what is borrowed stays.
 void Stepper::collect(const Arguments& arguments) {
   std::size_t index = 0;
   for (Group& group : groups_) {
@@ -279,8 +278,10 @@ bool Stepper::is_proven_disjoint() const {
   return std::equal(tensors_.begin(), tensors_.end(), proven_disjoint_.begin(), proven_disjoint_.end(), is_same_memory);
 }
 
-void Stepper::check_overlap(const Arguments& arguments) {
-  if (is_proven_disjoint()) return;
+// Returns whether NumPy was asked, so that Python code may have run.
+bool Stepper::check_overlap(const Arguments& arguments) {
+  if (is_proven_disjoint()) return false;
+  bool asked = false;
   const auto label_of = [&](OverlapCheck::ArrayId id) {
     return label(arguments, indices_[id / operand_count], static_cast<int>(id % operand_count));
   };
@@ -295,7 +296,7 @@ void Stepper::check_overlap(const Arguments& arguments) {
     }
   }
   const auto pair = overlap_.find([&](OverlapCheck::ArrayId a, OverlapCheck::ArrayId b) {
-    const References alive(arrays_);  // NumPy is asked, and that may collect garbage
+    asked = true;
     return shares_memory(view(a), view(b));
   });
   if (pair) {
@@ -303,6 +304,7 @@ void Stepper::check_overlap(const Arguments& arguments) {
                                                  ", so that updating one would change the other");
   }
   proven_disjoint_ = tensors_;
+  return asked;
 }
 
 bool Stepper::needs_gradients_first() const {
@@ -359,27 +361,25 @@ bool Stepper::prepare_gradients(const Arguments& arguments) {
   return true;
 }
 
-// Holds on to all arrays meanwhile.
-template <class Work>
-void Stepper::without_gil(Work work) const {
+bool Stepper::is_worth_releasing_the_gil() const {
   std::int64_t elements = 0;
   for (const Tensor& tensor : tensors_) elements += tensor.size;
-  if (elements < elements_worth_releasing_the_gil) {
-    work();
-    return;
-  }
-  const References alive(arrays_);
-  const py::gil_scoped_release released;
+  return elements >= elements_worth_releasing_the_gil;
+}
+
+template <class Work>
+void Stepper::without_gil(Work work) const {
+  std::optional<py::gil_scoped_release> released;
+  if (is_worth_releasing_the_gil()) released.emplace();
   work();
 }
 
-// All that a step is given but its gradients.
-Stepper::Arguments Stepper::read(const py::list& groups, const Gradients* grads, const py::tuple& columns,
-                                 double grad_scale, bool again) {
+// All that a step is given, its containers checked. Runs no Python code.
+Stepper::Arguments Stepper::read(const py::list& groups, const Gradients* grads, const py::tuple& columns) {
+  if (columns.size() != 3) raise_value_error({"columns"}, "wanted a tuple of keys, state and steps");
   PyObject* keys = PyTuple_GET_ITEM(columns.ptr(), 0);
   PyObject* state = PyTuple_GET_ITEM(columns.ptr(), 1);
   PyObject* steps = PyTuple_GET_ITEM(columns.ptr(), 2);
-  if (!again) read_groups(groups, steps, grad_scale);
   const std::size_t params = count_params(groups);
   if (groups.size() != groups_.size()) raise_value_error({"param_groups"}, "a schedule added or removed a group");
   for (std::size_t i = 0; i < groups_.size(); ++i) groups_[i].params = params_of(list_item(groups, i));
@@ -389,26 +389,59 @@ Stepper::Arguments Stepper::read(const py::list& groups, const Gradients* grads,
   return {grads, keys, state, counts_of(steps, params, {"steps"})};
 }
 
-bool Stepper::step(const py::object& groups_object, const py::object& grads, const py::tuple& columns,
-                   const py::object& grad_scale, bool again) {
-  const BusyGuard guard(busy_);
-  check_is_columns(columns);
-  const py::list groups = groups_from(groups_object);
-  const Gradients gradients(grads, columns[0], naming_ == Naming::function ? "grad" : "grads");
-  const Arguments arguments = read(groups, &gradients, columns, number_from(grad_scale.ptr(), "grad_scale"), again);
+// After Python code may have run: everything is looked at anew, and has to be the same memory as before.
+Stepper::Arguments Stepper::collect_again(const py::list& groups, const Gradients* grads, const py::tuple& columns) {
+  const std::vector<PyObject*> arrays = arrays_;
+  const std::vector<Tensor> tensors = tensors_;
+  const Arguments arguments = read(groups, grads, columns);
   collect(arguments);
-  check_overlap(arguments);
+  const auto same_memory = [](const Tensor& a, const Tensor& b) { return a.data == b.data && a.size == b.size; };
+  if (arrays != arrays_ || !std::equal(tensors.begin(), tensors.end(), tensors_.begin(), tensors_.end(), same_memory)) {
+    throw std::runtime_error("step: arrays were replaced or resized by other code while they were being checked");
+  }
+  return arguments;
+}
+
+bool Stepper::attempt(const py::list& groups, const Gradients& grads, const py::tuple& columns) {
+  Arguments arguments = read(groups, &grads, columns);
+  collect(arguments);
+  std::optional<References> alive;
+  if (is_worth_releasing_the_gil() || !is_proven_disjoint()) alive.emplace(arrays_, held_);
+  if (check_overlap(arguments)) arguments = collect_again(groups, &grads, columns);
   if (needs_gradients_first() && !prepare_gradients(arguments)) return false;
   without_gil([&] { rmsprop::step(tensors_, num_threads_); });
   for (const std::size_t index : indices_) ++arguments.steps[index];
   return true;
 }
 
+bool Stepper::step(const py::object& groups_object, const py::object& grads, const py::tuple& columns,
+                   const py::object& grad_scale, const py::object& owner) {
+  const BusyGuard guard(busy_);
+  const py::list groups = groups_from(groups_object);
+  if (columns.size() != 3) raise_value_error({"columns"}, "wanted a tuple of keys, state and steps");
+  const double scale = number_from(grad_scale.ptr(), "grad_scale");
+  read_groups(groups, PyTuple_GET_ITEM(columns.ptr(), 2), scale);
+  const Gradients gradients(grads, PyTuple_GET_ITEM(columns.ptr(), 0), naming_ == Naming::function ? "grad" : "grads");
+  try {
+    return attempt(groups, gradients, columns);
+  } catch (const MissingState&) {
+    if (owner.is_none()) throw;
+  }
+  // A hyperparameter was changed to one that needs more state. A step that fails must not leave it behind.
+  const py::object more = owner.attr("_columns_with_missing_state")();
+  const bool taken = attempt(groups, gradients, more.attr("for_engine"));
+  owner.attr("_use_columns")(more);
+  return taken;
+}
+
 void Stepper::check(const py::object& groups_object, const py::tuple& columns) {
   const BusyGuard guard(busy_);
-  check_is_columns(columns);
-  const Arguments arguments = read(groups_from(groups_object), nullptr, columns, 1.0, false);
+  const py::list groups = groups_from(groups_object);
+  if (columns.size() != 3) raise_value_error({"columns"}, "wanted a tuple of keys, state and steps");
+  read_groups(groups, PyTuple_GET_ITEM(columns.ptr(), 2), 1.0);
+  const Arguments arguments = read(groups, nullptr, columns);
   collect(arguments);
+  const References alive(arrays_, held_);
   check_overlap(arguments);
 }
 
@@ -435,7 +468,7 @@ void register_stepper(py::module_& m) {
   py::class_<Stepper>(m, "Stepper")
       .def(py::init<Algorithm, Naming>(), py::arg("algorithm"), py::arg("naming"))
       .def("step", &Stepper::step, py::arg("groups"), py::arg("grads"), py::arg("columns"), py::arg("grad_scale"),
-           py::arg("again") = false)
+           py::arg("owner"))
       .def("check", &Stepper::check, py::arg("groups"), py::arg("columns"))
       .def_property("nonfinite", &Stepper::nonfinite, &Stepper::set_nonfinite)
       .def_property("num_threads", &Stepper::num_threads, &Stepper::set_num_threads)

@@ -37,10 +37,11 @@ class Stepper {
   //   keys        what each parameter is called, in the order of the groups, or None for a single parameter
   //   state       a tuple of lists, one for each kind of state, of arrays or None
   //   steps       int64 array: how many steps each parameter has taken; one more where there is a gradient
-  // again       true if the call before this one raised MissingState: schedules are not asked a second time
+  // owner       the optimizer, or None. If state is missing that the hyperparameters need, it is asked for columns that
+  //             have it, by `_columns_with_missing_state()`, and given them, by `_use_columns(columns)`, after the step
   // Returns whether the step was taken, and not skipped because of `nonfinite`.
   bool step(const py::object& groups, const py::object& grads, const py::tuple& columns, const py::object& grad_scale,
-            bool again);
+            const py::object& owner);
 
   // Raises what a step would raise with gradients that fit. State may be missing.
   void check(const py::object& groups, const py::tuple& columns);
@@ -70,8 +71,9 @@ class Stepper {
     PyObject* params = nullptr;   // borrowed list
   };
 
-  Arguments read(const py::list& groups, const Gradients* grads, const py::tuple& columns, double grad_scale,
-                 bool again);
+  Arguments read(const py::list& groups, const Gradients* grads, const py::tuple& columns);
+  bool attempt(const py::list& groups, const Gradients& grads, const py::tuple& columns);
+  Arguments collect_again(const py::list& groups, const Gradients* grads, const py::tuple& columns);
   void read_groups(const py::list& groups, PyObject* steps, double grad_scale);
   void reserve(std::size_t params);
   static bool differs_between_steps(const Group& group);
@@ -83,11 +85,12 @@ class Stepper {
   Layout& next_layout();
   const Layout* layout_for(std::span<const View> views, const Tensor& tensor);
   bool is_proven_disjoint() const;
-  void check_overlap(const Arguments& arguments);
+  bool check_overlap(const Arguments& arguments);
   bool needs_gradients_first() const;
   void collect_gradients(const Arguments& arguments);
   void clip(double sum_of_squares);
   bool prepare_gradients(const Arguments& arguments);
+  bool is_worth_releasing_the_gil() const;
   template <class Work>
   void without_gil(Work work) const;
   Label label(const Arguments& arguments, std::size_t index, int operand) const;
@@ -104,6 +107,7 @@ class Stepper {
   std::vector<Tensor> gradients_;     // the same tensors with their gradients alone, in the order of their elements
   std::vector<std::size_t> indices_;  // which parameter each tensor is
   std::vector<PyObject*> arrays_;     // the objects of all tensors, one after the other
+  std::vector<PyObject*> held_;       // owned references while a step is taken
   std::vector<std::unique_ptr<Layout>> layouts_;
   std::size_t layouts_used_ = 0;
   OverlapCheck overlap_;

@@ -51,13 +51,13 @@ struct NumPy {
 // Asks without running Python code: nobody can have made a masked array without importing numpy.ma.
 bool is_masked(PyObject* array) {
   PyObject* module = PyDict_GetItemString(PyImport_GetModuleDict(), "numpy.ma");
-  if (module == nullptr) return false;
+  if (module == nullptr || !PyModule_Check(module)) return false;
   PyObject* type = PyDict_GetItemString(PyModule_GetDict(module), "MaskedArray");
-  return type != nullptr && PyObject_TypeCheck(array, reinterpret_cast<PyTypeObject*>(type));
+  return type != nullptr && PyType_Check(type) && PyObject_TypeCheck(array, reinterpret_cast<PyTypeObject*>(type));
 }
 
 void check_is_array(PyObject* object, const Label& label) {
-  if (!PyObject_TypeCheck(object, NumPy::get().array_type)) {
+  if (!is_array(object)) {
     raise_type_error(label, "got " + type_name(object) + ", wanted a numpy.ndarray, which can be used without a copy");
   }
   if (is_masked(object)) {
@@ -149,6 +149,8 @@ std::int64_t View::size() const {
   for (int d = 0; d < ndim(); ++d) elements *= shape(d);
   return elements;
 }
+
+bool is_array(PyObject* object) { return PyObject_TypeCheck(object, NumPy::get().array_type); }
 
 Extent extent_of(const View& view) {
   if (view.is_contiguous()) return {view.data(), view.data() + view.size() * item_size(view.dtype())};

@@ -53,6 +53,9 @@ struct Extent {
 };
 Extent extent_of(const View& view);
 
+// True for any NumPy array.
+bool is_array(PyObject* object);
+
 // Raises TypeError unless `object` is a NumPy array (not a masked one) of float32, float64, complex64 or complex128 in
 // the byte order of this machine.
 View view_of(PyObject* object, const Label& label);

@@ -3,11 +3,16 @@
 #include <algorithm>
 #include <cmath>
 #include <fstream>
+#include <memory>
 #include <sstream>
 #include <string>
 #include <thread>
 
 #include "rmsprop/runtime.hpp"
+
+#if defined(__linux__)
+#include <sched.h>
+#endif
 
 namespace rmsprop {
 namespace {
@@ -72,11 +77,29 @@ double cgroup_cpus() { return INFINITY; }
 
 #endif
 
+#if defined(__linux__)
+
+// std::thread::hardware_concurrency() does not promise to honour the affinity mask, and glibc's does not.
+int affinity_cpus() {
+  for (int cpus = 1024; cpus <= 1 << 20; cpus *= 2) {  // the kernel refuses a set that is smaller than its own
+    const std::unique_ptr<cpu_set_t, void (*)(cpu_set_t*)> set(CPU_ALLOC(cpus), [](cpu_set_t* s) { CPU_FREE(s); });
+    const std::size_t size = CPU_ALLOC_SIZE(cpus);
+    if (set != nullptr && sched_getaffinity(0, size, set.get()) == 0) return CPU_COUNT_S(size, set.get());
+  }
+  return static_cast<int>(std::thread::hardware_concurrency());
+}
+
+#else
+
+int affinity_cpus() { return static_cast<int>(std::thread::hardware_concurrency()); }
+
+#endif
+
 }  // namespace
 
 int available_cpus() noexcept {
   try {
-    const double affinity = std::max(1u, std::thread::hardware_concurrency());  // honours the affinity mask
+    const double affinity = std::max(1, affinity_cpus());
     return static_cast<int>(std::max(1.0, std::ceil(std::min(affinity, cgroup_cpus()))));
   } catch (...) {
     return 1;

@@ -4,8 +4,12 @@
 
 #include <algorithm>
 #include <atomic>
+#include <exception>
+#include <mutex>
 #include <stdexcept>
 #include <string>
+#include <thread>
+#include <vector>
 
 #include "floating_point_scope.hpp"
 #include "rmsprop/runtime.hpp"
@@ -42,6 +46,30 @@ std::atomic<bool> is_forked_child{false};
 [[maybe_unused]] const int fork_handler = pthread_atfork(nullptr, nullptr, [] { is_forked_child = true; });
 #endif
 
+#if defined(_OPENMP)
+
+// The OpenMP runtime ends the process if the system refuses it a thread. So whenever the calling thread wants more of
+// them than ever before, as many are started and ended here first, where a refusal only means fewer shares at a time.
+bool can_start_threads(int count) noexcept {
+  thread_local int started = 0;
+  if (count <= started) return true;
+  std::vector<std::thread> threads;
+  std::mutex all_are_started;
+  bool granted = true;
+  try {
+    const std::lock_guard lock(all_are_started);  // they wait here, so that they exist at the same time
+    threads.reserve(static_cast<std::size_t>(count));
+    for (int i = 0; i < count; ++i) threads.emplace_back([&] { const std::lock_guard wait(all_are_started); });
+  } catch (const std::exception&) {
+    granted = false;
+  }
+  for (std::thread& thread : threads) thread.join();
+  if (granted) started = count;
+  return granted;
+}
+
+#endif
+
 }  // namespace
 
 int get_num_threads() noexcept { return is_forked_child ? 1 : num_threads().load(std::memory_order_relaxed); }
@@ -64,7 +92,7 @@ int openmp_version() noexcept {
 
 void run_shares(int shares, void (*body)(const void* context, int share), const void* context) noexcept {
 #if defined(_OPENMP)
-  if (shares > 1 && !is_forked_child) {
+  if (shares > 1 && !is_forked_child && can_start_threads(shares - 1)) {
 #pragma omp parallel num_threads(shares)
     {
       const FloatingPointScope scope;

@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 
 __version__: str
 
-class MissingStateError(ValueError): ...
-
 class Algorithm(enum.Enum):
     rmsprop = 0
     adagrad = 1
@@ -31,7 +29,7 @@ class Stepper:
         grads: NDArray[Any] | Sequence[NDArray[Any] | None] | Mapping[str, NDArray[Any] | None],
         columns: Columns,
         grad_scale: float,
-        again: bool = False,
+        owner: Any,
     ) -> bool: ...
     def check(self, groups: list[dict[str, Any]], columns: Columns) -> None: ...
 

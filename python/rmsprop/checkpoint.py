@@ -64,6 +64,10 @@ class NotACheckpointError(ValueError):
     """What was read is no checkpoint of ours, or one so damaged that this cannot be told."""
 
 
+class DamagedError(ValueError):
+    """A checkpoint is not what was written."""
+
+
 class Tensor(NamedTuple):
     """An array in a checkpoint, its bytes left where they are."""
 
@@ -380,8 +384,8 @@ def _opened(path: str | os.PathLike[str]) -> Iterator["_Reader"]:
         except NotACheckpointError as error:
             raise ValueError(f"{name}: not a checkpoint of rmsprop, or damaged: {error}") from error
         except (TypeError, ValueError) as error:
-            damaged = "" if reader.is_intact() else "damaged: "
-            raise ValueError(f"{name}: {damaged}{error}") from error
+            is_damaged = isinstance(error, DamagedError) or not reader.is_intact()
+            raise ValueError(f"{name}: {'damaged: ' if is_damaged else ''}{error}") from error
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
@@ -412,7 +416,7 @@ class _Reader:
         header = decoded(start + self._take(length))
         wanted = 8 + length + header.nbytes_after
         if size != wanted:
-            raise ValueError(f"it has {size} bytes, wanted {wanted}")
+            raise DamagedError(f"it has {size} bytes, wanted {wanted}")
         self.meter = _Meter(size, progress)
         self.meter.count(8 + length)
         return header
@@ -436,7 +440,7 @@ class _Reader:
         """Read the checksum, which is the end of the file, and compare it with all that was read before."""
         expected = self.digest.digest()
         if self._take(CHECKSUM_BYTES) != expected:
-            raise ValueError("its checksum does not match its content")
+            raise DamagedError("its checksum does not match its content")
         self.meter.count(CHECKSUM_BYTES)
 
     def is_intact(self) -> bool:
@@ -447,7 +451,7 @@ class _Reader:
         try:
             again.skip(size - CHECKSUM_BYTES)
             again.check_checksum()
-        except ValueError:
+        except DamagedError:
             return False
         return True
 
@@ -461,6 +465,6 @@ class _Reader:
         while unfilled:
             count = self.file.readinto(unfilled)
             if count == 0:
-                raise ValueError("it ends early")
+                raise DamagedError("it ends early")
             unfilled = unfilled[count:]
         self.digest.update(data)

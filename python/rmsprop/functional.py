@@ -205,7 +205,7 @@ def _step(
     steps = np.full(len(params), step - 1, np.int64)
     stepper = Stepper(algorithm, Naming.function)
     stepper.num_threads = num_threads
-    stepper.step([{**group, "params": params}], grad, (keys, columns, steps), grad_scale)
+    stepper.step([{**group, "params": params}], grad, (keys, columns, steps), grad_scale, None)
 
 
 def _list(name: str, arrays: Any, wanted: str) -> list[Any]:

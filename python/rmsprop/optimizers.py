@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rmsprop import state_dicts
-from rmsprop._core import Algorithm, MissingStateError, Naming, Stepper
+from rmsprop._core import Algorithm, Naming, Stepper
 from rmsprop.state import State, StateColumns
 
 Array = NDArray[Any]
@@ -74,14 +74,7 @@ class Optimizer:
             >>> weights["w"].round(4)
             array([0.6838, 1.3162])
         """
-        try:
-            taken = self._stepper.step(self.param_groups, grads, self._columns.for_engine, grad_scale)
-        except MissingStateError:
-            # A hyperparameter was changed to one that needs more state. A step that fails must not leave it behind.
-            columns = self._columns.extended()
-            self._allocate_missing_state(self.param_groups, columns)
-            taken = self._stepper.step(self.param_groups, grads, columns.for_engine, grad_scale, again=True)
-            self._columns = columns
+        taken = self._stepper.step(self.param_groups, grads, self._columns.for_engine, grad_scale, self)
         if not taken:
             self.skipped_steps += 1
 
@@ -271,6 +264,15 @@ class Optimizer:
 
     def _allocate_missing_state(self, groups: list[dict[str, Any]], columns: StateColumns) -> None:
         _allocate(groups, columns, self._needed_state)
+
+    def _columns_with_missing_state(self) -> StateColumns:
+        """Return the columns with all that the hyperparameters need now. The stepper asks, in the middle of a step."""
+        columns = self._columns.extended()
+        self._allocate_missing_state(self.param_groups, columns)
+        return columns
+
+    def _use_columns(self, columns: StateColumns) -> None:
+        self._columns = columns
 
     def _needed_state(self, group: dict[str, Any]) -> tuple[str, ...]:
         """Return the names of the state that a group with these hyperparameters uses."""

@@ -106,7 +106,9 @@ def replacement_for(
         groups.append(_new_group(optimizer, group, saved, keys, f"param_groups[{i}]"))
         first += len(keys)
     numbers = numbers_of(saved_groups, saved_state)
-    replacement = Replacement(groups, StateColumns.empty(optimizer.state_names).extended(len(numbers), optimizer._columns.keys), [])
+    replacement = Replacement(
+        groups, StateColumns.empty(optimizer.state_names).extended(len(numbers), optimizer._columns.keys), []
+    )
     params = [param for group in groups for param in group["params"]]
     for index, number in enumerate(numbers):
         label = f"state[{optimizer._keys[index]!r}]"
