@@ -502,7 +502,8 @@ def _params_and_keys(params: Any, first_index: int) -> tuple[list[Any], list[Any
                 raise TypeError(f"params: got {name!r} as a name, wanted a str")
         arrays, keys = list(params.values()), list(params)
     elif isinstance(params, (str, bytes)) or not isinstance(params, Iterable):
-        raise TypeError(f"params: got {type(params).__name__}, wanted an array, a sequence of arrays, or a dict of them")
+        found = type(params).__name__
+        raise TypeError(f"params: got {found}, wanted an array, a sequence of arrays, or a dict of them")
     else:
         arrays = [params] if isinstance(params, np.ndarray) else list(params)
         keys = list(range(first_index, first_index + len(arrays)))
