@@ -2,7 +2,7 @@
 
 import copy
 import pickle
-import threading
+import sys
 
 import numpy as np
 import pytest
@@ -368,30 +368,25 @@ def test_loading_inside_of_a_step_is_an_error_and_changes_nothing():
 
 
 def test_groups_and_state_are_never_seen_half_loaded():
-    params = [np.ones(1) for _ in range(50)]
-    optimizer = rmsprop.RMSprop([{"params": [param]} for param in params], lr=1.0)
-    dicts = []
-    for value in (1.0, 2.0):
-        for group, entry in zip(optimizer.param_groups, optimizer.state.values(), strict=True):
-            group["lr"] = value
-            entry["square_avg"][...] = value
-        dicts.append(copy.deepcopy(optimizer.state_dict()))
-    torn, done = [], threading.Event()
+    run = Run("plain", lr=1.0)
+    saved = copy.deepcopy(run.optimizer.state_dict())
+    saved["param_groups"][0]["lr"] = 2.0
+    for entry in saved["state"].values():
+        entry["step"] = 2
+    seen = set()
 
-    def watch():
-        while not done.is_set():
-            whole = vars(optimizer).copy()
-            seen = {group["lr"] for group in whole["param_groups"]}
-            seen |= {float(array[0]) for array in whole["_columns"].arrays[0]}
-            torn.extend(seen if len(seen) > 1 else ())
+    def look(frame, event, argument):
+        """Look at the optimizer between any two instructions, where a signal or another thread could come in."""
+        frame.f_trace_opcodes = True
+        whole = vars(run.optimizer)
+        seen.add((whole["param_groups"][0]["lr"], *map(int, whole["_columns"].steps)))
+        return look
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    for i in range(200):
-        optimizer.load_state_dict(dicts[i % 2])
-    done.set()
-    watcher.join()
-    assert torn == []
+    before = sys.gettrace()
+    sys.settrace(look)
+    run.optimizer.load_state_dict(saved)
+    sys.settrace(before)
+    assert seen == {(1.0, 0, 0, 0, 0), (2.0, 2, 2, 2, 2)}
 
 
 def test_shapes_without_elements_and_dimensions_survive():

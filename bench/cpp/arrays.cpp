@@ -54,12 +54,14 @@ Arrays<T>::Arrays(const std::vector<std::int64_t>& sizes, int threads) {
     length += (size + per_line - 1) / per_line * per_line;
     elements_ += size;
   }
-  T* blocks[3];
+  T* blocks[5];
   for (T*& block : blocks) {
     block = reinterpret_cast<T*>(memory_.emplace_back(static_cast<std::size_t>(length) * sizeof(T)).data());
   }
   for (std::size_t i = 0; i < sizes.size(); ++i) {
-    tensors_.push_back({blocks[0] + begins[i], blocks[1] + begins[i], blocks[2] + begins[i], sizes[i]});
+    const std::int64_t begin = begins[i];
+    tensors_.push_back(
+        {blocks[0] + begin, blocks[1] + begin, blocks[2] + begin, blocks[3] + begin, blocks[4] + begin, sizes[i]});
   }
 
   struct Work {
@@ -71,13 +73,16 @@ Arrays<T>::Arrays(const std::vector<std::int64_t>& sizes, int threads) {
       threads,
       [](const void* context, int share) {
         const Work& w = *static_cast<const Work*>(context);
-        w.arrays->for_share(share, w.shares, [&](T* param, T* grad, T* square_avg, std::int64_t n) {
-          const auto first = static_cast<std::uint64_t>(param - w.param_block) * 4;
-          for (std::int64_t i = 0; i < n; ++i) {
+        w.arrays->for_share(share, w.shares, [&](const Slice<T>& slice) {
+          const auto first = static_cast<std::uint64_t>(slice.param - w.param_block) * 4;
+          for (std::int64_t i = 0; i < slice.size; ++i) {
             const std::uint64_t seed = first + static_cast<std::uint64_t>(i) * 4;
-            param[i] = static_cast<T>(2.0 * random_at(seed) - 1.0);
-            grad[i] = static_cast<T>((random_at(seed + 1) < 0.5 ? -1.0 : 1.0) * (0.5 + 0.7 * random_at(seed + 2)));
-            square_avg[i] = static_cast<T>(1.5 + 1.5 * random_at(seed + 3));
+            slice.param[i] = static_cast<T>(2.0 * random_at(seed) - 1.0);
+            slice.grad[i] =
+                static_cast<T>((random_at(seed + 1) < 0.5 ? -1.0 : 1.0) * (0.5 + 0.7 * random_at(seed + 2)));
+            slice.square_avg[i] = static_cast<T>(1.5 + 1.5 * random_at(seed + 3));
+            slice.grad_avg[i] = T(0);
+            slice.momentum_buffer[i] = T(0);
           }
         });
       },

@@ -6,6 +6,8 @@
 #include <memory>
 #include <vector>
 
+#include "limits.hpp"
+
 // Uninitialised memory that begins on a page, so that all arrays lie alike, and may use huge pages as NumPy's do.
 class PageAlignedMemory {
  public:
@@ -33,26 +35,22 @@ Range share_of(std::int64_t total, int share, int shares);
 template <class T>
 class Arrays {
  public:
-  struct Tensor {
-    T* param;
-    T* grad;
-    T* square_avg;
-    std::int64_t size;
-  };
-
   Arrays(const std::vector<std::int64_t>& sizes, int threads);
-  const std::vector<Tensor>& tensors() const { return tensors_; }
+  const std::vector<Slice<T>>& tensors() const { return tensors_; }
   std::int64_t elements() const { return elements_; }
 
-  // Calls body(param, grad, square_avg, n) for what lies in one of `shares` even shares.
+  // Calls body(slice) for what lies in one of `shares` even shares.
   template <class Body>
   void for_share(int share, int shares, Body body) const {
     const Range range = share_of(elements_, share, shares);
     std::int64_t before = 0;
-    for (const Tensor& tensor : tensors_) {
+    for (const Slice<T>& tensor : tensors_) {
       const std::int64_t begin = range.begin > before ? range.begin - before : 0;
       const std::int64_t end = range.end < before + tensor.size ? range.end - before : tensor.size;
-      if (begin < end) body(tensor.param + begin, tensor.grad + begin, tensor.square_avg + begin, end - begin);
+      if (begin < end) {
+        body(Slice<T>{tensor.param + begin, tensor.grad + begin, tensor.square_avg + begin, tensor.grad_avg + begin,
+                      tensor.momentum_buffer + begin, end - begin});
+      }
       before += tensor.size;
       if (before >= range.end) return;
     }
@@ -61,5 +59,5 @@ class Arrays {
  private:
   std::int64_t elements_ = 0;
   std::vector<PageAlignedMemory> memory_;
-  std::vector<Tensor> tensors_;
+  std::vector<Slice<T>> tensors_;
 };

@@ -75,12 +75,19 @@ std::vector<Workload> workloads() {
 struct Rule {
   const char* name;
   rmsprop::Update update;
+  int accesses;  // reads and writes of memory per element
+  bool has_all_state;
 };
 
 std::vector<Rule> rules() {
   rmsprop::RMSprop rmsprop_rule;
   rmsprop_rule.alpha = 0.999999;  // so that the accumulator stays as random as it begins
-  return {{"rmsprop", rmsprop::make_update(rmsprop_rule, 1)}, {"adagrad", rmsprop::make_update(rmsprop::Adagrad{}, 1)}};
+  rmsprop::RMSprop full_rule = rmsprop_rule;
+  full_rule.centered = true;
+  full_rule.momentum = 0.9;
+  return {{"rmsprop", rmsprop::make_update(rmsprop_rule, 1), 5, false},
+          {"adagrad", rmsprop::make_update(rmsprop::Adagrad{}, 1), 5, false},
+          {"rmsprop-centered-momentum", rmsprop::make_update(full_rule, 1), 9, true}};
 }
 
 struct Benchmark {
@@ -161,14 +168,18 @@ const Arrays<T>& arrays_for(const Workload& workload, int threads) {
 }
 
 template <class T>
-std::vector<rmsprop::Tensor> tensors_of(const Arrays<T>& arrays, const rmsprop::Update& update) {
+std::vector<rmsprop::Tensor> tensors_of(const Arrays<T>& arrays, const Rule& rule) {
   std::vector<rmsprop::Tensor> tensors;
   for (const auto& array : arrays.tensors()) {
     rmsprop::Tensor& tensor = tensors.emplace_back();
     tensor.data[rmsprop::param] = reinterpret_cast<std::byte*>(array.param);
     tensor.data[rmsprop::grad] = reinterpret_cast<std::byte*>(array.grad);
     tensor.data[rmsprop::square_avg] = reinterpret_cast<std::byte*>(array.square_avg);
-    tensor.update = &update;
+    if (rule.has_all_state) {
+      tensor.data[rmsprop::grad_avg] = reinterpret_cast<std::byte*>(array.grad_avg);
+      tensor.data[rmsprop::momentum_buffer] = reinterpret_cast<std::byte*>(array.momentum_buffer);
+    }
+    tensor.update = &rule.update;
     tensor.size = array.size;
     tensor.dtype = sizeof(T) == 4 ? rmsprop::DType::float32 : rmsprop::DType::float64;
   }
@@ -180,7 +191,7 @@ void measure(benchmark::State& state, const Benchmark& b, double seconds) {
   rmsprop::use_instruction_set(b.instruction_set);
   const Limits<T>& limits = limits_for(*limits_of(b.instruction_set), T());
   const Arrays<T>& arrays = arrays_for<T>(b.workload, b.threads);
-  const std::vector<rmsprop::Tensor> tensors = tensors_of(arrays, b.rule.update);
+  const std::vector<rmsprop::Tensor> tensors = tensors_of(arrays, b.rule);
   const auto elements = static_cast<double>(arrays.elements());
 
   Contestant step([&] { rmsprop::step(tensors, b.threads); });
@@ -190,7 +201,7 @@ void measure(benchmark::State& state, const Benchmark& b, double seconds) {
   if (b.threads > 1 && elements < much_work) shares.push_back(1);
   std::vector<Contestant> traffic, divider;
   for (const int n : shares) {
-    traffic.emplace_back([&, n] { run_limit(limits.traffic, arrays, n); });
+    traffic.emplace_back([&, n] { run_limit(b.rule.has_all_state ? limits.full_traffic : limits.traffic, arrays, n); });
     divider.emplace_back([&, n] { run_limit(limits.divider, arrays, n); });
   }
   const auto best = [](std::vector<Contestant>& contestants) {
@@ -209,18 +220,17 @@ void measure(benchmark::State& state, const Benchmark& b, double seconds) {
     for (int round = 0; round < least_rounds || spent < seconds; ++round) {
       for (Contestant* contestant : contestants) spent += contestant->run_block();
       // Another order in every round: what one leaves in the caches is not always left to the same one.
-      std::next_permutation(contestants.begin(), contestants.end());
+      std::next_permutation(contestants.begin(), contestants.end(), std::less<>());
     }
     state.SetIterationTime(step.median_seconds());
   }
 
   const double step_seconds = step.median_seconds();
-  constexpr double accesses = 5.0;  // reads param, grad and square_avg, writes param and square_avg
   state.counters["vs_traffic"] = best(traffic) / step_seconds;
   state.counters["vs_divider"] = best(divider) / step_seconds;
   state.counters["vs_limit"] = std::max(best(traffic), best(divider)) / step_seconds;
   state.counters["ns_per_element"] = step_seconds * 1e9 / elements;
-  state.counters["GB_per_s"] = accesses * static_cast<double>(sizeof(T)) * elements / step_seconds / 1e9;
+  state.counters["GB_per_s"] = b.rule.accesses * static_cast<double>(sizeof(T)) * elements / step_seconds / 1e9;
 }
 
 // ---- The program

@@ -3,12 +3,23 @@
 
 #include <cstdint>
 
+// What a step updates: `size` elements of each array.
+template <class T>
+struct Slice {
+  T* param;
+  T* grad;
+  T* square_avg;
+  T* grad_avg;         // centered only
+  T* momentum_buffer;  // momentum only
+  std::int64_t size;
+};
+
 template <class T>
 struct Limits {
-  using Loop = void (*)(T* param, const T* grad, T* square_avg, std::int64_t n);
-  Loop traffic;  // reads and writes what a step of plain RMSprop or Adagrad reads and writes, and computes next to
-                 // nothing
-  Loop divider;  // computes one square root and one quotient per element, and nothing else
+  using Loop = void (*)(const Slice<T>& slice);
+  Loop traffic;       // reads and writes what plain RMSprop or Adagrad reads and writes, and computes next to nothing
+  Loop full_traffic;  // the same for centered RMSprop with momentum
+  Loop divider;       // computes one square root and one quotient per element, and nothing else
 };
 
 struct LimitsOfInstructionSet {

@@ -58,8 +58,7 @@ class Replacement:
 
 def state_dict(optimizer: "Optimizer") -> dict[str, Any]:
     """Return state and hyperparameters; see `Optimizer.state_dict`."""
-    columns = optimizer._columns.extended()  # a copy: what the hyperparameters need now, the next step will allocate
-    optimizer._allocate_missing_state(optimizer.param_groups, columns)
+    columns = optimizer._columns_with_missing_state()
     groups = []
     first = 0
     for group in optimizer.param_groups:
