@@ -252,7 +252,7 @@ BAD = {
     "param more": (put(*GROUP, "params", [0, 7]), TypeError, r"\['param_names'\]: wanted a list with the name of each"),
     "param less": (put("param_groups", 1, "params", [1, 2]), TypeError, r"param_groups\[1\]\['param_names'\]"),
     "param twice": (put("param_groups", 1, "params", [0, 2, 3]), ValueError, "the same parameter is there twice"),
-    "other names": (put(*GROUP, "param_names", ["bias"]), ValueError, r"names \['bias'\], wanted \['matrix'\]"),
+    "other names": (put(*GROUP, "param_names", ["bias"]), ValueError, r"of the name 'bias', wanted 'matrix'"),
     "names no text": (put(*GROUP, "param_names", [3]), TypeError, r"\['param_names'\]: wanted a list with the name"),
     "other group name": (put("param_groups", 1, "name", "x"), ValueError, "of the name 'x', wanted 'rest'"),
     "lr missing": (remove(*GROUP, "lr"), ValueError, r"param_groups\[0\]: no hyperparameter lr"),

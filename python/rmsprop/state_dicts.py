@@ -96,25 +96,16 @@ def replacement_for(
         RuntimeError: another thread is in a step of this optimizer.
     """
     saved_groups, saved_state = groups_and_state(state_dict)
-    if len(saved_groups) != len(optimizer.param_groups):
-        raise ValueError(f"param_groups: got {len(saved_groups)}, wanted {len(optimizer.param_groups)}")
-    groups = []
-    first = 0
-    for i, (group, saved) in enumerate(zip(optimizer.param_groups, saved_groups, strict=True)):
-        keys = optimizer._keys[first:][: len(group["params"])]
-        groups.append(_new_group(optimizer, group, saved, keys, f"param_groups[{i}]"))
-        first += len(keys)
-    numbers = numbers_of(saved_groups, saved_state)
-    replacement = Replacement(
-        groups, StateColumns.empty(optimizer.state_names).extended(len(numbers), optimizer._columns.keys), []
-    )
+    groups = _new_groups(optimizer, saved_groups)
+    entries = [saved_state[number] for number in numbers_of(saved_groups, saved_state)]
+    columns = StateColumns.empty(optimizer.state_names).extended(len(entries), optimizer._columns.keys)
+    replacement = Replacement(groups, columns, [])
     params = [param for group in groups for param in group["params"]]
-    for index, number in enumerate(numbers):
-        label = f"state[{optimizer._keys[index]!r}]"
-        _allocate_entry(replacement, index, params[index], saved_state[number], label, array_type)
-    optimizer._check(groups, replacement.columns)
-    _check_complete(optimizer, replacement, [saved_state[number] for number in numbers])
-    optimizer._allocate_missing_state(groups, replacement.columns)
+    for index, (param, entry) in enumerate(zip(params, entries, strict=True)):
+        _allocate_entry(replacement, index, param, entry, f"state[{optimizer._keys[index]!r}]", array_type)
+    optimizer._check(groups, columns)
+    _check_complete(optimizer, groups, entries)
+    optimizer._allocate_missing_state(groups, columns)
     return replacement
 
 
@@ -167,8 +158,9 @@ def from_torch(state_dict: Mapping[str, Any]) -> dict[str, Any]:
                 f"param_groups[{i}]: wanted the hyperparameters of RMSprop or Adagrad, got {', '.join(map(str, saved))}"
             )
         as_in_torch = RMSPROP_AS_IN_TORCH if "alpha" in saved else ADAGRAD_AS_IN_TORCH
-        kept = saved.keys() - ONLY_IN_TORCH - LEFT_BY_TORCH_SCHEDULERS
-        groups.append({**as_in_torch, **{name: _number_from_torch(saved[name]) for name in saved if name in kept}})
+        dropped = ONLY_IN_TORCH | LEFT_BY_TORCH_SCHEDULERS
+        kept = {name: _number_from_torch(value) for name, value in saved.items() if name not in dropped}
+        groups.append({**as_in_torch, **kept})
     # PyTorch has no entry for a parameter that never had a gradient.
     numbers = [number for group in groups for number in group["params"]]
     state = {**{number: {} for number in numbers}, **saved_state}
@@ -245,15 +237,29 @@ def _is_list_of(kind: type[Any], value: Any) -> bool:
     return isinstance(value, list) and all(type(item) is kind for item in value)
 
 
+def _new_groups(optimizer: "Optimizer", saved_groups: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return groups with the hyperparameters of a state dict and the parameters of an optimizer."""
+    if len(saved_groups) != len(optimizer.param_groups):
+        raise ValueError(f"param_groups: got {len(saved_groups)}, wanted {len(optimizer.param_groups)}")
+    groups = []
+    first = 0
+    for i, (group, saved) in enumerate(zip(optimizer.param_groups, saved_groups, strict=True)):
+        keys = optimizer._keys[first : first + len(group["params"])]
+        groups.append(_new_group(optimizer, group, saved, keys, f"param_groups[{i}]"))
+        first += len(keys)
+    return groups
+
+
 def _new_group(
     optimizer: "Optimizer", group: dict[str, Any], saved: Mapping[str, Any], keys: list[Any], label: str
 ) -> dict[str, Any]:
     """Return a group with the hyperparameters of `saved` and the parameters of `group`."""
     if len(saved["params"]) != len(keys):
         raise ValueError(f"{label}: got {len(saved['params'])} parameters, wanted {len(keys)}")
-    names = saved.get("param_names")
-    if _has_names(optimizer) and names is not None and names != keys:
-        raise ValueError(f"{label}: got parameters of the names {names}, wanted {keys}")
+    if _has_names(optimizer):
+        for name, key in zip(saved.get("param_names", keys), keys, strict=True):
+            if name != key:
+                raise ValueError(f"{label}: got a parameter of the name {name!r}, wanted {key!r}")
     if "name" in saved and "name" in group and saved["name"] != group["name"]:
         raise ValueError(f"{label}: got a group of the name {saved['name']!r}, wanted {group['name']!r}")
     hyperparameters = saved.keys() - {"params", "param_names", "name"}
@@ -298,12 +304,12 @@ def _check_array(value: Any, param: Array, label: str, array_type: type[Any]) ->
         raise TypeError(f"{label}: dtype {value.dtype} does not match the parameter's {param.dtype}")
 
 
-def _check_complete(optimizer: "Optimizer", replacement: Replacement, entries: list[Mapping[str, Any]]) -> None:
+def _check_complete(optimizer: "Optimizer", groups: list[dict[str, Any]], entries: list[Mapping[str, Any]]) -> None:
     """Check that no entry lacks anything. One without any content is that of a parameter that took no step."""
     index = 0
-    for group in replacement.groups:
+    for group in groups:
         needed = {"step", *optimizer._needed_state(group)}
-        for entry in entries[index:][: len(group["params"])]:
+        for entry in entries[index : index + len(group["params"])]:
             if entry and (missing := sorted(needed - entry.keys())):
                 raise ValueError(f"state[{optimizer._keys[index]!r}]: no {', '.join(missing)}")
             index += 1
