@@ -558,6 +558,33 @@ def test_a_step_during_a_save_is_noticed_and_the_old_file_stays(path):
     assert os.listdir(path.parent) == [NAME]
 
 
+def test_a_step_that_another_thread_is_in_when_a_save_ends_is_noticed_and_the_old_file_stays(path):
+    saver, started, go_on = threading.current_thread(), threading.Event(), threading.Event()
+
+    def waiting(step):
+        if threading.current_thread() is not saver:
+            started.set()
+            go_on.wait(60)
+        return 0.1
+
+    optimizer = small(1.0, lr=waiting)
+    stepper = threading.Thread(target=optimizer.step, args=({"w": np.ones(3, np.float32), "b": np.ones(1)},))
+
+    def step_now(done, total):
+        if not started.is_set():
+            stepper.start()
+            started.wait(60)
+
+    optimizer.save(path)
+    before = path.read_bytes()
+    with pytest.raises(RuntimeError, match="in the middle of another step"):
+        optimizer.save(path, progress=step_now)
+    go_on.set()
+    stepper.join()
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == [NAME]
+
+
 def test_loading_during_a_save_is_noticed_and_the_old_file_stays(path):
     optimizer = small(1.0)
     optimizer.save(path)
@@ -803,7 +830,7 @@ def test_duplicate_entries_are_refused(path):
         refuse(optimizer, path, "its header is not in the form that rmsprop writes")
 
 
-@pytest.mark.parametrize("length", [0, 1, 2**16, 100_000_001, 2**31, 2**32, 2**63, 2**64 - 1])
+@pytest.mark.parametrize("length", [0, 1, 2**16, 99_999_999, 100_000_001, 2**31, 2**32, 2**63, 2**64 - 1])
 def test_a_header_longer_than_the_file_is_refused_without_being_allocated(length, path):
     optimizer = small()
     path.write_bytes(struct.pack("<Q", length) + b"{}" * 100)

@@ -196,6 +196,7 @@ void Stepper::collect(const Arguments& arguments) {
   std::size_t index = 0;
   for (Group& group : groups_) {
     group.own_updates = updates_.size();
+    if (differs_between_steps(group)) group.t = 0;  // made anew, for the step that its first parameter is at
     const Py_ssize_t count = PyList_GET_SIZE(group.params);
     for (Py_ssize_t i = 0; i < count; ++i, ++index) {
       Objects objects = {PyList_GET_ITEM(group.params, i), nullptr};
