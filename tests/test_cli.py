@@ -215,3 +215,92 @@ def test_an_interrupted_command_ends_quietly(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(rmsprop, "show_config", interrupted)
     assert cli.main(["info"]) == 130
+
+
+# ---- rmsprop inspect -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """The checkpoint of an optimizer with two groups, one with a schedule."""
+    groups = [
+        {"params": {"weight": np.ones((3, 4)), "größe": np.ones((), np.complex64)}, "lr": lambda step: 0.5**step},
+        {"params": {"bias": np.ones(1000, np.float32)}, "lr": 0.25, "name": "[red]second[/red]"},
+    ]
+    optimizer = rmsprop.RMSprop(groups, momentum=0.9)
+    optimizer.step({"weight": np.ones((3, 4)), "größe": None, "bias": np.ones(1000, np.float32)})
+    path = tmp_path / "optimizer.safetensors"
+    optimizer.save(path)
+    return path
+
+
+def test_inspect_prints_what_is_inside(checkpoint: Path, tmp_path: Path) -> None:
+    finished = run(*MODULE, "inspect", checkpoint.name, folder=tmp_path)
+    assert (finished.returncode, finished.stderr) == (0, "")
+    rows = [re.split(r"  +", line) for line in finished.stdout.splitlines()]
+    for row in (
+        ["optimizer", "rmsprop"],
+        ["parameters", "3 in 2 groups, 1,013 elements"],
+        ["steps", "0 to 1"],
+        ["file", f"{checkpoint.stat().st_size:,} bytes, its checksum is right"],
+        ["format", f"1, written by rmsprop {rmsprop.__version__}"],
+        ["hyperparameter", "group 0", "group 1 ([red]second[/red])"],
+        ["lr", "0.5 (by a schedule)", "0.25"],
+        ["momentum", "0.9", "0.9"],
+        ["parameter", "group", "steps", "shape", "dtype", "state", "bytes"],
+        ["weight", "0", "1", "3 x 4", "float64", "square_avg, momentum_buffer", "192"],
+        ["größe", "0", "0", "scalar", "complex64", "square_avg, momentum_buffer", "16"],
+        ["bias", "1", "1", "1000", "float32", "square_avg, momentum_buffer", "8,000"],
+    ):
+        assert row in rows
+
+
+def test_inspect_prints_the_same_facts_with_rich_on_a_terminal(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("rich")
+    assert cli.main(["inspect", str(checkpoint)]) == 0
+    plain = capsys.readouterr().out
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert cli.main(["inspect", str(checkpoint)]) == 0
+    captured = capsys.readouterr()
+    drawn = re.sub(r"\x1b\[[0-9;]*m|[┏┳┓┃┡╇┩│┌┬┐├┼┤└┴┘━─]", " ", captured.out)
+    assert drawn != captured.out
+    assert drawn.split() == plain.split()
+    assert "reading" in captured.err
+
+
+def test_inspect_needs_no_rich(checkpoint: Path, tmp_path: Path) -> None:
+    with_rich = run(*MODULE, "inspect", checkpoint.name, folder=tmp_path)
+    finished = run(*without("rich", "inspect", checkpoint.name), folder=tmp_path)
+    assert (finished.returncode, finished.stdout, finished.stderr) == (0, with_rich.stdout, "")
+
+
+def test_inspect_of_a_file_that_is_no_checkpoint_is_an_error(checkpoint: Path, tmp_path: Path) -> None:
+    content = checkpoint.read_bytes()
+    (tmp_path / "damaged").write_bytes(content[:-40] + b"!" + content[-39:])
+    (tmp_path / "foreign").write_text("nothing of ours\n" * 10)
+    (tmp_path / "folder").mkdir()
+    for name, problem in (
+        ("damaged", "damaged: its checksum does not match its content"),
+        ("foreign", "not a checkpoint of rmsprop, or damaged: its header would have "),
+        ("folder", "Is a directory"),
+        ("missing", "No such file or directory"),
+    ):
+        finished = run(*MODULE, "inspect", name, folder=tmp_path)
+        assert (finished.returncode, finished.stdout) == (1, "")
+        assert finished.stderr.startswith(f"rmsprop inspect: error: {name}: {problem}")
+        assert len(finished.stderr.splitlines()) == 1
+
+
+def test_names_from_a_file_cannot_steer_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "file"
+    rmsprop.RMSprop({"\x1b[2Jname": np.ones(1), "two\nlines": np.ones(1), "\udc80": np.ones(1)}).save(path)
+    assert cli.main(["inspect", str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed
+    for name in ("\\x1b[2Jname", "two\\nlines", "\\udc80"):
+        assert f"\n{name} " in printed

@@ -5,10 +5,10 @@ import itertools
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from bits import assert_same_bits
 from hypothesis import given
 
 import rmsprop
+from bits import assert_same_bits
 from rmsprop import functional, reference
 
 REAL_TYPES = (np.float32, np.float64)
