@@ -181,8 +181,8 @@ bool is_finite(const Tensor& tensor) noexcept {
   bool finite = true;
   for_each_grad_tile<T>(tensor, 0, tensor.size, [&](const T* g, std::int64_t n) {
     for (std::int64_t i = 0; i < n; ++i) {
-      const T x = scale * g[i];
-      finite = finite && x - x == T(0);  // infinity minus itself is NaN
+      const T x = scale * g[i];          // NOLINT(clang-analyzer-core.*): gather() has filled the tile
+      finite = finite && x - x == T(0);  // NOLINT(misc-redundant-expression): infinity minus itself is NaN
     }
   });
   return finite;
