@@ -199,7 +199,7 @@ def test_the_safetensors_library_reads_what_is_saved(dtype, path):
                     names.remove(f"state.{number}.{name}")
                     stored = file.get_tensor(f"state.{number}.{name}")
                     if np.iscomplexobj(array):
-                        stored = stored[..., 0] + 1j * stored[..., 1]
+                        stored = stored.view(array.dtype)[..., 0]
                     assert_same_bits(stored, array)
         assert names == {"checksum"}
 
@@ -923,10 +923,11 @@ def test_a_named_pipe_is_refused_and_not_waited_for(tmp_path):
     refuse(small(), tmp_path / NAME, "not a checkpoint of rmsprop, or damaged: it is not a regular file")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="needs a file this user cannot read")
 def test_a_file_without_permission_stays_an_os_error(path):
     small().save(path)
     path.chmod(0)
+    if os.access(path, os.R_OK):
+        pytest.skip("this user may read every file")
     with pytest.raises(PermissionError):
         small().load(path)
 

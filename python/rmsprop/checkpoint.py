@@ -114,7 +114,7 @@ def save(optimizer: "Optimizer", path: str | os.PathLike[str], *, progress: Prog
     columns, steps = optimizer._columns, optimizer._columns.steps.copy()
     optimizer._check(optimizer.param_groups, columns)
     state_dicts.check_arrays(optimizer)
-    saved = optimizer.state_dict()
+    saved = state_dicts.state_dict(optimizer)
     arrays = _arrays_of(saved["state"])
     tensors = [Tensor(name, array.dtype, array.shape) for name, array in arrays.items()]
     header = Header(_metadata(optimizer.algorithm.name, saved, tensors), tensors)
@@ -216,14 +216,14 @@ def decoded(data: bytes) -> Header:
     _check_version(metadata.get("format_version"))
     if tuple(metadata) != METADATA or not all(isinstance(value, str) for value in metadata.values()):
         raise ValueError(f"its header has {', '.join(metadata)}, wanted {', '.join(METADATA)}")
-    complex_names = _list_in(metadata, "complex")
+    complex_names = {name for name in _list_in(metadata, "complex") if isinstance(name, str)}
     tensors = [
         _tensor(name, entry, name in complex_names)
         for name, entry in entries.items()
         if name not in {"__metadata__", "checksum"}
     ]
     header = Header(metadata, tensors)
-    if encoded(header) != data:
+    if encoded(header) != data or metadata["complex"] != _complex_names(tensors):
         raise ValueError("its header is not in the form that rmsprop writes")
     return header
 
@@ -273,8 +273,12 @@ def _metadata(algorithm: str, saved: Mapping[str, Any], tensors: list[Tensor]) -
         "optimizer": algorithm,
         "param_groups": json.dumps(groups, allow_nan=False),
         "steps": json.dumps([entry["step"] for entry in saved["state"].values()]),
-        "complex": json.dumps([tensor.name for tensor in tensors if tensor.dtype.kind == "c"]),
+        "complex": _complex_names(tensors),
     }
+
+
+def _complex_names(tensors: list[Tensor]) -> str:
+    return json.dumps([tensor.name for tensor in tensors if tensor.dtype.kind == "c"])
 
 
 def _without_schedule(group: Mapping[str, Any], state: Mapping[int, Any], index: int) -> dict[str, Any]:

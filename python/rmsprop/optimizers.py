@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from rmsprop import state_dicts
 from rmsprop._core import Algorithm, Naming, Stepper
 from rmsprop.state import State, StateColumns
 
@@ -166,6 +165,8 @@ class Optimizer:
             >>> opt.state[0]
             {'step': 0, 'square_avg': array([0., 0.])}
         """
+        from rmsprop import state_dicts
+
         return state_dicts.state_dict(self)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -184,6 +185,8 @@ class Optimizer:
             ValueError: groups, parameters, shapes or names do not match those of this optimizer.
             RuntimeError: another thread is in a step of this optimizer.
         """
+        from rmsprop import state_dicts
+
         state_dicts.load_state_dict(self, state_dict)
 
     def save(self, path: str | os.PathLike[str], *, progress: Progress | None = None) -> None:
