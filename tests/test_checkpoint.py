@@ -772,6 +772,8 @@ FORGED = {
     "step huge": (metadata(steps=f"[{10**30}, 0]"), "step: got 1000000000000000000000000000000"),
     "step endless": (metadata(steps=f"[{'1' * 5000}, 0]"), "'steps' in its header is no list|step: got"),
     "complex": (metadata(complex='["state.0.square_avg"]'), "form that rmsprop writes"),
+    "complex of nobody": (metadata(complex='["bias"]'), "form that rmsprop writes"),
+    "complex no names": (metadata(complex="[[]]"), "form that rmsprop writes"),
     "complex no list": (metadata(complex="{}"), "'complex' in its header is no list"),
     "groups no dicts": (metadata(param_groups="[1]"), "param_groups: got list, wanted a list of dicts"),
     "no groups": (metadata(param_groups="[]", steps="[]"), "is the state of no parameter"),

@@ -184,6 +184,14 @@ class Optimizer:
             TypeError: an entry is not of the kind it should be.
             ValueError: groups, parameters, shapes or names do not match those of this optimizer.
             RuntimeError: another thread is in a step of this optimizer.
+
+        Example:
+            >>> import numpy as np, rmsprop
+            >>> opt = rmsprop.RMSprop(np.ones(2), lr=0.1)
+            >>> other = rmsprop.RMSprop(np.ones(2))
+            >>> other.load_state_dict(opt.state_dict())
+            >>> other.lr
+            0.1
         """
         from rmsprop import state_dicts
 
