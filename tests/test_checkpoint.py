@@ -162,6 +162,14 @@ def test_a_run_with_a_schedule_goes_on_with_the_schedule(path):
     resumed.step(2).assert_same_bits_as(run.step(2))
 
 
+def test_the_number_of_a_schedule_is_that_of_the_next_step(path):
+    optimizer = small(lr=halving)
+    optimizer.state["b"]["step"] = 3
+    optimizer.save(path)
+    (group,) = checkpoint.describe(path).param_groups
+    assert (group["lr"], group["lr_is_schedule"]) == (0.125, True)
+
+
 def test_a_schedule_that_is_missing_is_an_error_and_not_a_constant(path):
     run = Run(lr=halving).step(2)
     run.optimizer.save(path)
@@ -497,6 +505,16 @@ def test_two_savers_at_once_give_the_file_of_one_of_them(path):
     assert seen <= {1, 2, 3, 4}
     assert loaded_value(path) in {1, 2, 3, 4}
     assert os.listdir(path.parent) == [NAME]
+
+
+def test_a_temporary_file_of_somebody_else_is_left_alone(path, monkeypatch):
+    monkeypatch.setattr(os, "urandom", bytes)
+    taken = path.with_name(".rmsprop-0000000000000000.tmp")
+    taken.write_text("of somebody else")
+    with pytest.raises(FileExistsError):
+        small().save(path)
+    assert taken.read_text() == "of somebody else"
+    assert os.listdir(path.parent) == [taken.name]
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o444, 0o666])

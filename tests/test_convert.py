@@ -128,9 +128,10 @@ def check_there_and_back_again(name, options, dtype):
     stepped(ours, params, 0, BEFORE, dtype)
     theirs = TorchRun(name, dtype, {})
     theirs.optimizer.load_state_dict(convert.to_torch(ours.state_dict()))
-    _, back = ours_like_torch(name, {}, dtype)
-    back.load_state_dict(theirs.optimizer.state_dict())
-    assert_same_state(back, ours)
+    for of_torch in (theirs.optimizer.state_dict(), convert.to_torch(ours.state_dict())):
+        _, back = ours_like_torch(name, {"eps_in_sqrt": True}, dtype)
+        back.load_state_dict(of_torch)
+        assert_same_state(back, ours)
     before = {key: {name: np.copy(value) for name, value in entry.items()} for key, entry in back.state.items()}
     theirs.step(BEFORE, 1)
     for key, entry in before.items():

@@ -139,6 +139,13 @@ def test_loaded_state_is_laid_out_in_memory_like_its_parameter():
     assert_same_state(resumed.optimizer, run.optimizer)
 
 
+def test_loaded_state_is_plain_arrays_whatever_the_parameter_is(tmp_path):
+    weights = np.memmap(tmp_path / "weights", np.float64, "w+", shape=(3,))
+    optimizer = rmsprop.RMSprop([weights])
+    optimizer.load_state_dict(rmsprop.RMSprop([np.ones(3)]).state_dict())
+    assert type(optimizer.state[0]["square_avg"]) is np.ndarray
+
+
 def test_an_optimizer_can_load_its_own_state():
     run = Run().step(2)
     expected = copy.deepcopy(run)

@@ -199,8 +199,7 @@ def from_optax(opt_state: Any, state_dict: StateDict) -> dict[str, Any]:
 
 
 def _group_for_torch(group: Mapping[str, Any], state: Mapping[int, Any], label: str) -> dict[str, Any]:
-    is_rmsprop = "alpha" in group
-    as_in_torch = RMSPROP_AS_IN_TORCH if is_rmsprop else ADAGRAD_AS_IN_TORCH
+    as_in_torch = RMSPROP_AS_IN_TORCH if "alpha" in group else ADAGRAD_AS_IN_TORCH
     only_here = as_in_torch.keys() - {"maximize"}
     for name in sorted(only_here - {"initial_accumulator_value"}):  # which is in the accumulators by now
         is_off = name in SWITCHED_OFF and not group.get(SWITCHED_OFF[name])
@@ -210,8 +209,6 @@ def _group_for_torch(group: Mapping[str, Any], state: Mapping[int, Any], label: 
         **{name: value for name, value in group.items() if name not in only_here},
         "lr": current_lr(group, state),
         "foreach": None,
-        "differentiable": False,
-        **({"capturable": False} if is_rmsprop else {"fused": None}),
     }
 
 

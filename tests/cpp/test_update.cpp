@@ -20,7 +20,7 @@ using rmsprop::RMSprop;
 using rmsprop::Rule;
 
 constexpr double infinity = std::numeric_limits<double>::infinity();
-constexpr double nan = std::numeric_limits<double>::quiet_NaN();
+constexpr double not_a_number = std::numeric_limits<double>::quiet_NaN();
 
 // The message with which the hyperparameters are refused, or "" if they are not.
 template <class H, class Change>
@@ -64,7 +64,7 @@ const std::vector<Argument<Adagrad>> not_negative_of_adagrad = {
 template <class H>
 void check_not_negative(const std::vector<Argument<H>>& arguments) {
   for (const Argument<H>& argument : arguments) {
-    for (const double bad : {-1.0, -1e-300, nan, infinity, -infinity}) {
+    for (const double bad : {-1.0, -1e-300, not_a_number, infinity, -infinity}) {
       CHECK(refusal<H>([&](H& h) { argument.of(h) = bad; }) ==
             std::string(argument.name) + ": got " + text(bad) + ", wanted a finite number >= 0");
     }
@@ -77,11 +77,11 @@ void check_not_negative(const std::vector<Argument<H>>& arguments) {
 
 template <class H>
 void check_preparation_is_checked() {
-  for (const double bad : {nan, infinity, -infinity}) {
+  for (const double bad : {not_a_number, infinity, -infinity}) {
     CHECK(refusal<H>([&](H& h) { h.prepare.grad_scale = bad; }) ==
           "grad_scale: got " + text(bad) + ", wanted a finite number");
   }
-  for (const double bad : {nan, -1.0, -infinity}) {
+  for (const double bad : {not_a_number, -1.0, -infinity}) {
     CHECK(refusal<H>([&](H& h) { h.prepare.clip_value = bad; }) ==
           "clip_value: got " + text(bad) + ", wanted a number >= 0");
   }
