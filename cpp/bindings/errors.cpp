@@ -8,8 +8,9 @@ std::string type_name(PyObject* object) { return Py_TYPE(object)->tp_name; }
 
 std::string Label::text() const {
   std::string name = argument;
-  if (key != nullptr) name += "[" + repr(key) + "]";
+  if (key) name += "[" + repr(key.ptr()) + "]";
   if (entry != nullptr) name += std::string("['") + entry + "']";
+  if (attribute != nullptr) name += std::string(".") + attribute;
   return name;
 }
 

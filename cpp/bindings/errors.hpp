@@ -9,11 +9,12 @@ namespace rmsprop::bindings {
 
 namespace py = pybind11;
 
-// Names an argument, as in `grads`, `grads[3]`, `grads['weight']` or `state[3]['square_avg']`.
+// Names an argument, as in `grads`, `grads[3]`, `params['weight'].grad` or `state[3]['square_avg']`.
 struct Label {
   const char* argument;
-  PyObject* key = nullptr;      // borrowed; null for an argument that is one array
+  py::object key = {};          // null for an argument that is one array
   const char* entry = nullptr;  // null unless the argument holds a mapping per key
+  const char* attribute = nullptr;
   std::string text() const;
 };
 

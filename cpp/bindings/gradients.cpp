@@ -1,5 +1,6 @@
 #include "gradients.hpp"
 
+#include <algorithm>
 #include <string>
 
 #include "errors.hpp"
@@ -16,7 +17,7 @@ bool are_names(PyObject* keys) {
 
 Gradients::Gradients(const py::object& grads, PyObject* keys, const char* argument) : argument_(argument) {
   if (keys == Py_None) {
-    single_ = grads;
+    set_single(grads);
   } else if (are_names(keys)) {
     const bool is_mapping = PyDict_Check(grads.ptr()) || (PyMapping_Check(grads.ptr()) && py::hasattr(grads, "keys"));
     if (!is_mapping) raise_kind(grads, "a dict with the names of the parameters");
@@ -27,6 +28,30 @@ Gradients::Gradients(const py::object& grads, PyObject* keys, const char* argume
     sequence_ = py::reinterpret_steal<py::object>(PySequence_Fast(grads.ptr(), argument));
     if (!sequence_) throw py::error_already_set();
   }
+  export_foreign();
+}
+
+void Gradients::export_foreign() {
+  const auto is_foreign = [](PyObject* grad) { return grad != Py_None && !is_viewable(grad); };
+  if (!sequence_) {
+    if (!is_foreign(single_)) return;
+    if (py::object capsule = exported(single_)) set_single(capsule);
+    return;
+  }
+  const Py_ssize_t count = PySequence_Fast_GET_SIZE(sequence_.ptr());
+  if (std::none_of(items(), items() + count, is_foreign)) return;
+  const auto own = py::reinterpret_steal<py::list>(PySequence_List(sequence_.ptr()));
+  for (py::size_t i = 0; i < own.size(); ++i) {
+    const py::object grad = own[i];
+    if (!is_foreign(grad.ptr())) continue;
+    if (py::object capsule = exported(grad.ptr())) own[i] = capsule;
+  }
+  sequence_ = own;
+}
+
+void Gradients::set_single(const py::object& grad) {
+  single_owner_ = grad;
+  single_ = grad.ptr();
 }
 
 // Names are compared, which can run Python code: so every reference here is an owned one.
@@ -55,9 +80,7 @@ void Gradients::check_count(std::size_t params) const {
   }
 }
 
-PyObject* Gradients::at(std::size_t index) const {
-  return single_ ? single_.ptr() : PySequence_Fast_GET_ITEM(sequence_.ptr(), static_cast<Py_ssize_t>(index));
-}
+PyObject* const* Gradients::items() const { return sequence_ ? PySequence_Fast_ITEMS(sequence_.ptr()) : &single_; }
 
 void Gradients::raise_kind(const py::object& grads, const char* wanted) const {
   raise_type_error({argument_}, "got " + type_name(grads.ptr()) + ", wanted " + wanted);

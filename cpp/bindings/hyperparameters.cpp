@@ -57,7 +57,7 @@ bool flag_from(PyObject* object, const char* name) {
 // Reads a group key by key and remembers which ones, so that a key that means nothing is found and not ignored.
 class GroupReader {
  public:
-  explicit GroupReader(PyObject* group) : group_(group) {}
+  GroupReader(PyObject* group, Dialect dialect) : group_(group), dialect_(dialect) {}
 
   // Null if there is no such key. A reference of its own: what is done with a value may run code that drops it.
   py::object find(const Key& key) {
@@ -94,13 +94,13 @@ class GroupReader {
     const Key& key = Keys::get().lr;
     const py::object value = get(key);
     if (PyFloat_CheckExact(value.ptr()) || PyCallable_Check(value.ptr()) == 0)
-      return number_from(value.ptr(), key.name);
+      return number_from(number_of(value).ptr(), key.name);
     const py::object result = value(steps_taken());
     return number_from(result.ptr(), key.name);
   }
 
   void finish() {
-    if (PyDict_GET_SIZE(group_) == known_count_) return;
+    if (dialect_ == Dialect::torch || PyDict_GET_SIZE(group_) == known_count_) return;
     const auto keys =
         py::reinterpret_steal<py::list>(PyDict_Keys(group_));  // comparing them may run code that changes it
     for (const py::handle key : keys) {
@@ -109,6 +109,12 @@ class GroupReader {
   }
 
  private:
+  // PyTorch's schedulers change a learning rate that is a tensor in place.
+  py::object number_of(const py::object& value) const {
+    const bool is_tensor = dialect_ == Dialect::torch && py::hasattr(value, "item");
+    return is_tensor ? py::object(value.attr("item")()) : value;
+  }
+
   bool is_known(py::handle key) const {
     for (int i = 0; i < known_count_; ++i) {
       if (key.equal(py::handle(known_[static_cast<std::size_t>(i)]))) return true;
@@ -117,6 +123,7 @@ class GroupReader {
   }
 
   PyObject* group_;
+  Dialect dialect_;
   std::array<PyObject*, sizeof(Keys) / sizeof(Key)> known_ = {};
   int known_count_ = 0;
 };
@@ -177,10 +184,10 @@ struct CheckedGroup {
   double clip_norm;
 };
 
-CheckedGroup read_checked(Algorithm algorithm, PyObject* dict, double grad_scale,
+CheckedGroup read_checked(Algorithm algorithm, Dialect dialect, PyObject* dict, double grad_scale,
                           const std::function<std::int64_t()>& steps_taken) {
   if (!PyDict_Check(dict)) raise_type_error({"param_groups"}, "got " + type_name(dict) + ", wanted a dict per group");
-  GroupReader group(dict);
+  GroupReader group(dict, dialect);
   // First of all, since a schedule may run any Python code, even code that changes this group.
   const double lr = group.learning_rate(steps_taken);
   CheckedGroup result = {};
@@ -235,14 +242,14 @@ int num_threads_from(PyObject* object) {
   return static_cast<int>(n);
 }
 
-bool GroupHyperparameters::read(Algorithm algorithm, PyObject* group, int group_index, double grad_scale,
-                                const std::function<std::int64_t()>& steps_taken) {
+bool GroupHyperparameters::read(Algorithm algorithm, Dialect dialect, PyObject* group, int group_index,
+                                double grad_scale, const std::function<std::int64_t()>& steps_taken) {
   if (is_remembered(group, grad_scale)) return false;
   const auto prefixed = [&](const char* message) {
     return group_index < 0 ? std::string(message) : "param_groups[" + std::to_string(group_index) + "]: " + message;
   };
   try {
-    const CheckedGroup checked = read_checked(algorithm, group, grad_scale, steps_taken);
+    const CheckedGroup checked = read_checked(algorithm, dialect, group, grad_scale, steps_taken);
     value_ = checked.hyperparameters;
     clip_norm_ = checked.clip_norm;
   } catch (const py::type_error& error) {
@@ -261,13 +268,12 @@ bool GroupHyperparameters::is_remembered(PyObject* group, double grad_scale) con
   const bool same_scale = std::bit_cast<std::uint64_t>(grad_scale) == std::bit_cast<std::uint64_t>(grad_scale_);
   if (seen_.empty() || !same_scale || !PyDict_Check(group)) return false;
   if (PyDict_GET_SIZE(group) != static_cast<Py_ssize_t>(seen_.size())) return false;
-  const PyObject* const params = Keys::get().params.string;
   Py_ssize_t position = 0;
   PyObject* key = nullptr;
   PyObject* value = nullptr;
   for (const auto& [seen_key, seen_value] : seen_) {
     PyDict_Next(group, &position, &key, &value);
-    if (key != seen_key.ptr() || (value != seen_value.ptr() && key != params)) return false;
+    if (key != seen_key.ptr() || (seen_value && value != seen_value.ptr())) return false;
   }
   return true;
 }
@@ -279,13 +285,13 @@ void GroupHyperparameters::remember(PyObject* group, double grad_scale) {
   PyObject* key = nullptr;
   PyObject* value = nullptr;
   while (PyDict_Next(group, &position, &key, &value) != 0) {
-    const bool is_params = key == Keys::get().params.string;
-    if (!is_params && !is_immutable(value)) {
+    const bool is_list = PyList_CheckExact(value) != 0;  // of parameters, or of their names
+    if (!is_list && !is_immutable(value)) {
       seen_.clear();
       return;
     }
     seen_.emplace_back(py::reinterpret_borrow<py::object>(key),
-                       is_params ? py::none() : py::reinterpret_borrow<py::object>(value));
+                       is_list ? py::object() : py::reinterpret_borrow<py::object>(value));
   }
 }
 

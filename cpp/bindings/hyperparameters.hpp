@@ -20,6 +20,10 @@ using Hyperparameters = std::variant<RMSprop, Adagrad>;
 
 enum class Algorithm : std::uint8_t { rmsprop, adagrad };
 
+// Whose groups they are. Ours hold hyperparameters and nothing else. PyTorch's also hold what others keep there, such
+// as schedulers, and their learning rate may be a tensor.
+enum class Dialect : std::uint8_t { own, torch };
+
 // The hyperparameters of one group, from step to step.
 class GroupHyperparameters {
  public:
@@ -28,7 +32,7 @@ class GroupHyperparameters {
   //
   // A group that holds the very objects it held at the last call is not read again: numbers and flags never change,
   // they are only replaced by others. Returns whether anything was read.
-  bool read(Algorithm algorithm, PyObject* group, int group_index, double grad_scale,
+  bool read(Algorithm algorithm, Dialect dialect, PyObject* group, int group_index, double grad_scale,
             const std::function<std::int64_t()>& steps_taken);
 
   const Hyperparameters& get() const { return value_; }
@@ -42,7 +46,8 @@ class GroupHyperparameters {
 
   Hyperparameters value_;
   double clip_norm_ = std::numeric_limits<double>::infinity();
-  std::vector<std::pair<py::object, py::object>> seen_;  // keys and values; empty if they must be read at each step
+  // Keys and values, null for a list, which no hyperparameter is. Empty if they must be read at each step.
+  std::vector<std::pair<py::object, py::object>> seen_;
   double grad_scale_ = 1.0;
 };
 

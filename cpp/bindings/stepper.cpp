@@ -109,7 +109,7 @@ void check_columns(Algorithm algorithm, PyObject* keys, PyObject* state, std::si
     raise_value_error({"param_groups"}, "got " + std::to_string(params) + " parameters, wanted the " +
                                             std::to_string(known) + " that there is state for");
   }
-  const Py_ssize_t kinds = algorithm == Algorithm::adagrad ? 1 : operand_count - square_avg;
+  const Py_ssize_t kinds = algorithm == Algorithm::adagrad ? 1 : state_count;
   if (!PyTuple_Check(state) || PyTuple_GET_SIZE(state) != kinds) {
     raise_value_error({"state"}, "wanted a tuple with a list for each of " + std::to_string(kinds) + " kinds");
   }
@@ -123,23 +123,110 @@ void check_columns(Algorithm algorithm, PyObject* keys, PyObject* state, std::si
 
 }  // namespace
 
-// What a step was called with, its containers checked.
+// What a step was called with, its containers checked: an entry for each parameter, in the order of the groups.
+// Borrowed, and good until Python code runs.
 struct Stepper::Arguments {
-  const Gradients* grads;  // null to check parameters and state only, what there is of it
-  PyObject* keys;          // a list, or None
-  PyObject* state;         // a tuple of lists
+  PyObject* keys;                                   // a list, or None
+  PyObject* const* grads;                           // null to check parameters and state only, what there is of it
+  std::array<PyObject* const*, state_count> state;  // arrays or None, by operand; null where the rule has no such state
   std::int64_t* steps;
 };
 
+// Where the arguments come from. Runs no Python code.
+class Stepper::Source {
+ public:
+  explicit Source(const py::list& groups) : groups_(groups) {}
+  virtual ~Source() = default;
+  Source(const Source&) = delete;
+  Source& operator=(const Source&) = delete;
+
+  const py::list& groups() const { return groups_; }
+  virtual Arguments read(Algorithm algorithm, std::size_t params) const = 0;
+  // The parameters in the order of the groups, or null if they are those that the groups hold.
+  virtual PyObject* const* params() const { return nullptr; }
+
+ private:
+  const py::list& groups_;
+};
+
+// Our own optimizers, and functions.
+class Stepper::Columns : public Source {
+ public:
+  Columns(const py::list& groups, const Gradients* grads, const py::tuple& columns)
+      : Source(groups), grads_(grads), columns_(columns) {}
+
+  Arguments read(Algorithm algorithm, std::size_t params) const override {
+    PyObject* keys = PyTuple_GET_ITEM(columns_.ptr(), 0);
+    PyObject* state = PyTuple_GET_ITEM(columns_.ptr(), 1);
+    check_columns(algorithm, keys, state, params);
+    if (grads_ != nullptr) grads_->check_count(params);
+    Arguments arguments = {keys, grads_ == nullptr ? nullptr : grads_->items(), {}, nullptr};
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(state); ++i) {
+      arguments.state[static_cast<std::size_t>(i)] = PySequence_Fast_ITEMS(PyTuple_GET_ITEM(state, i));
+    }
+    arguments.steps = counts_of(PyTuple_GET_ITEM(columns_.ptr(), 2), params, {"steps"});
+    return arguments;
+  }
+
+ private:
+  const Gradients* grads_;
+  const py::tuple& columns_;
+};
+
+// Optimizers of PyTorch.
+class Stepper::Tensors : public Source {
+ public:
+  Tensors(const py::list& groups, TensorState& state, bool with_gradients)
+      : Source(groups), state_(state), with_gradients_(with_gradients) {}
+
+  Arguments read(Algorithm /*algorithm*/, std::size_t params) const override {
+    if (params != state_.size()) {
+      throw std::runtime_error("step: parameters were added or removed by other code in the middle of it");
+    }
+    Arguments arguments = {Py_None, with_gradients_ ? state_.grads() : nullptr, {}, state_.steps()};
+    for (int i = 0; i < state_count; ++i) arguments.state[static_cast<std::size_t>(i)] = state_.entries(i);
+    return arguments;
+  }
+
+  PyObject* const* params() const override { return state_.params(); }
+
+ private:
+  TensorState& state_;
+  bool with_gradients_;
+};
+
 Label Stepper::label(const Arguments& arguments, std::size_t index, int operand) const {
-  PyObject* key = nullptr;
-  if (arguments.keys != Py_None) key = PyList_GET_ITEM(arguments.keys, static_cast<Py_ssize_t>(index));
+  const char* entry = entry_name(algorithm_, operand);
+  if (naming_ == Naming::torch) {
+    py::object key = torch_name(index);
+    if (operand == grad) return {"params", key, nullptr, "grad"};
+    return operand == param ? Label{"params", key} : Label{"state", key, entry};
+  }
+  py::object key;
+  if (arguments.keys != Py_None) {
+    key = py::reinterpret_borrow<py::object>(PyList_GET_ITEM(arguments.keys, static_cast<Py_ssize_t>(index)));
+  }
   const bool is_function = naming_ == Naming::function;
   if (operand == param) return {is_function ? "param" : "params", key};
   if (operand == grad) return {is_function ? "grad" : "grads", key};
-  const char* entry = entry_name(algorithm_, operand);
   if (is_function) return {entry, key};
-  return {"state", key == nullptr ? py::int_(0).ptr() : key, entry};
+  return {"state", key ? key : py::int_(0), entry};
+}
+
+// Its name, if its group has names, or its number, counted over all groups.
+py::object Stepper::torch_name(std::size_t index) const {
+  std::size_t first = 0;
+  for (const Group& group : groups_) {
+    if (index < first + group.count) {
+      PyObject* names = PyDict_GetItemString(group.dict, "param_names");
+      const auto i = static_cast<Py_ssize_t>(index - first);
+      const bool has_name = names != nullptr && PyList_Check(names) && i < PyList_GET_SIZE(names);
+      if (has_name) return py::reinterpret_borrow<py::object>(PyList_GET_ITEM(names, i));
+      break;
+    }
+    first += group.count;
+  }
+  return py::int_(index);
 }
 
 // The hyperparameters of all groups. A schedule may run any Python code, so nothing that was seen of the arguments
@@ -151,11 +238,22 @@ void Stepper::read_groups(const py::list& groups, PyObject* steps, double grad_s
     const auto dict = py::reinterpret_borrow<py::object>(list_item(groups, i));
     const auto steps_taken = [&] { return most_steps(groups, dict.ptr(), first, steps); };
     Group& group = groups_[i];
-    if (group.hyperparameters.read(algorithm_, dict.ptr(), groups.size() == 1 ? -1 : static_cast<int>(i), grad_scale,
-                                   steps_taken)) {
+    const Dialect dialect = naming_ == Naming::torch ? Dialect::torch : Dialect::own;
+    if (group.hyperparameters.read(algorithm_, dialect, dict.ptr(), groups.size() == 1 ? -1 : static_cast<int>(i),
+                                   grad_scale, steps_taken)) {
       group.t = 0;
     }
     first += static_cast<std::size_t>(PyList_GET_SIZE(params_of(dict.ptr())));
+  }
+}
+
+void Stepper::find_params(const py::list& groups) {
+  if (groups.size() != groups_.size()) raise_value_error({"param_groups"}, "a schedule added or removed a group");
+  for (std::size_t i = 0; i < groups_.size(); ++i) {
+    groups_[i].dict = list_item(groups, i);
+    PyObject* params = params_of(groups_[i].dict);
+    groups_[i].params = PySequence_Fast_ITEMS(params);
+    groups_[i].count = static_cast<std::size_t>(PyList_GET_SIZE(params));
   }
 }
 
@@ -167,11 +265,12 @@ void Stepper::reserve(std::size_t params) {
   indices_.reserve(params);
   arrays_.clear();
   arrays_.reserve(params * operand_count);
+  unusual_.clear();
   layouts_used_ = 0;
   updates_.clear();
   std::size_t updates = 0;
   for (const Group& group : groups_) {
-    if (differs_between_steps(group)) updates += static_cast<std::size_t>(PyList_GET_SIZE(group.params));
+    if (differs_between_steps(group)) updates += group.count;
   }
   updates_.reserve(updates);
 }
@@ -197,10 +296,9 @@ void Stepper::collect(const Arguments& arguments) {
   for (Group& group : groups_) {
     group.own_updates = updates_.size();
     if (differs_between_steps(group)) group.t = 0;  // made anew, for the step that its first parameter is at
-    const Py_ssize_t count = PyList_GET_SIZE(group.params);
-    for (Py_ssize_t i = 0; i < count; ++i, ++index) {
-      Objects objects = {PyList_GET_ITEM(group.params, i), nullptr};
-      if (arguments.grads != nullptr) objects[grad] = arguments.grads->at(index);
+    for (std::size_t i = 0; i < group.count; ++i, ++index) {
+      Objects objects = {group.params[i], nullptr};
+      if (arguments.grads != nullptr) objects[grad] = arguments.grads[index];
       if (objects[grad] == Py_None) continue;
       check_count(arguments, index);
       const Update& update = update_for(group, arguments.steps[index] + 1);
@@ -209,7 +307,9 @@ void Stepper::collect(const Arguments& arguments) {
       arrays_.insert(arrays_.end(), objects.begin(), objects.end());
       Tensor& tensor = tensors_.emplace_back();
       tensor.update = &update;
-      if (!describe_ordinary(objects, tensor)) describe_any(arguments, index, objects, tensor);
+      if (describe_ordinary(objects, tensor)) continue;
+      unusual_.push_back(tensors_.size() - 1);
+      describe_any(arguments, index, objects, tensor);
     }
   }
 }
@@ -226,8 +326,7 @@ void Stepper::find_state(const Arguments& arguments, std::size_t index, const Up
   const unsigned needed = state_of(update.rule);
   for (int operand = square_avg; operand < operand_count; ++operand) {
     if ((needed >> operand & 1u) == 0) continue;
-    PyObject* column = PyTuple_GET_ITEM(arguments.state, operand - square_avg);
-    PyObject* array = PyList_GET_ITEM(column, static_cast<Py_ssize_t>(index));
+    PyObject* array = arguments.state[static_cast<std::size_t>(operand - square_avg)][index];
     if (array != Py_None) {
       objects[operand] = array;
     } else if (arguments.grads != nullptr) {
@@ -244,12 +343,13 @@ void Stepper::describe_any(const Arguments& arguments, std::size_t index, const 
     if (objects[operand] == nullptr) continue;
     const Label operand_label = label(arguments, index, operand);
     views[operand] = view_of(objects[operand], operand_label);
-    if (operand != param) check_matches(views[operand], operand_label, views[param], param_label);
+    if (operand != param) check_matches(views[operand], operand_label, views[param], param_label, operand > grad);
     if (operand != grad) check_writeable(views[operand], operand_label);
     tensor.data[operand] = views[operand].data();
   }
   tensor.size = views[param].size();
-  tensor.dtype = views[param].dtype();
+  tensor.dtype = views[param].type().dtype;
+  tensor.packing = {views[param].type().packing, views[param].type().packing};
   if (tensor.size > 0) tensor.layout = layout_for(views, tensor);
 }
 
@@ -272,7 +372,8 @@ const Layout* Stepper::layout_for(std::span<const View> views, const Tensor& ten
 // Memory that was found disjoint is so for as long as it is the same memory.
 bool Stepper::is_proven_disjoint() const {
   const auto is_same_memory = [](const Tensor& a, const Tensor& b) {
-    bool same = a.size == b.size && a.dtype == b.dtype && a.layout == nullptr && b.layout == nullptr;
+    bool same =
+        a.size == b.size && a.dtype == b.dtype && a.packing == b.packing && a.layout == nullptr && b.layout == nullptr;
     for (int operand = 0; operand < operand_count; ++operand) same = same && a.data[operand] == b.data[operand];
     return same;
   };
@@ -323,6 +424,7 @@ void Stepper::collect_gradients(const Arguments& arguments) {
     gradient.update = tensors_[i].update;
     gradient.size = tensors_[i].size;
     gradient.dtype = tensors_[i].dtype;
+    gradient.packing = tensors_[i].packing;
     if (gradient.size == 0 || (view.is_c_contiguous() && view.is_aligned())) continue;
     Layout& layout = next_layout();
     describe(view, layout, grad);
@@ -375,26 +477,24 @@ void Stepper::without_gil(Work work) const {
   work();
 }
 
-// All that a step is given, its containers checked. Runs no Python code.
-Stepper::Arguments Stepper::read(const py::list& groups, const Gradients* grads, const py::tuple& columns) {
-  if (columns.size() != 3) raise_value_error({"columns"}, "wanted a tuple of keys, state and steps");
-  PyObject* keys = PyTuple_GET_ITEM(columns.ptr(), 0);
-  PyObject* state = PyTuple_GET_ITEM(columns.ptr(), 1);
-  PyObject* steps = PyTuple_GET_ITEM(columns.ptr(), 2);
-  const std::size_t params = count_params(groups);
-  if (groups.size() != groups_.size()) raise_value_error({"param_groups"}, "a schedule added or removed a group");
-  for (std::size_t i = 0; i < groups_.size(); ++i) groups_[i].params = params_of(list_item(groups, i));
-  check_columns(algorithm_, keys, state, params);
-  if (grads != nullptr) grads->check_count(params);
+// Runs no Python code, like all up to check_overlap.
+Stepper::Arguments Stepper::read(const Source& source) {
+  find_params(source.groups());
+  std::size_t params = 0;
+  for (Group& group : groups_) {
+    if (source.params() != nullptr) group.params = source.params() + params;
+    params += group.count;
+  }
+  const Arguments arguments = source.read(algorithm_, params);
   reserve(params);
-  return {grads, keys, state, counts_of(steps, params, {"steps"})};
+  return arguments;
 }
 
 // After Python code may have run: everything is looked at anew, and has to be the same memory as before.
-Stepper::Arguments Stepper::collect_again(const py::list& groups, const Gradients* grads, const py::tuple& columns) {
+Stepper::Arguments Stepper::collect_again(const Source& source) {
   const std::vector<PyObject*> arrays = arrays_;
   const std::vector<Tensor> tensors = tensors_;
-  const Arguments arguments = read(groups, grads, columns);
+  const Arguments arguments = read(source);
   collect(arguments);
   const auto same_memory = [](const Tensor& a, const Tensor& b) { return a.data == b.data && a.size == b.size; };
   if (arrays != arrays_ || !std::equal(tensors.begin(), tensors.end(), tensors_.begin(), tensors_.end(), same_memory)) {
@@ -403,12 +503,34 @@ Stepper::Arguments Stepper::collect_again(const py::list& groups, const Gradient
   return arguments;
 }
 
-bool Stepper::attempt(const py::list& groups, const Gradients& grads, const py::tuple& columns) {
-  Arguments arguments = read(groups, &grads, columns);
+// Looks for an array that is not what its memory says, and raises ValueError. Returns whether arrays were asked, so
+// that Python code may have run.
+bool Stepper::find_lazy(const Arguments& arguments) const {
+  bool asked = false;
+  for (const std::size_t tensor : unusual_) {
+    for (int operand = 0; operand < operand_count; ++operand) {
+      PyObject* array = arrays_[tensor * operand_count + static_cast<std::size_t>(operand)];
+      if (array == nullptr || !has_exchange_api(Py_TYPE(array))) continue;
+      asked = true;
+      const Label own_label = label(arguments, indices_[tensor], operand);
+      if (!is_lazy(view_of(array, own_label))) continue;
+      if (operand == grad && naming_ == Naming::torch) throw LazyGradient{indices_[tensor]};
+      raise_value_error(own_label,
+                        "got a lazily conjugated or negated tensor, wanted one in memory as it is "
+                        "(.resolve_conj().resolve_neg())");
+    }
+  }
+  return asked;
+}
+
+bool Stepper::attempt(const Source& source) {
+  Arguments arguments = read(source);
   collect(arguments);
   std::optional<References> alive;
-  if (is_worth_releasing_the_gil() || !is_proven_disjoint()) alive.emplace(arrays_, held_);
-  if (check_overlap(arguments)) arguments = collect_again(groups, &grads, columns);
+  if (is_worth_releasing_the_gil() || !unusual_.empty() || !is_proven_disjoint()) alive.emplace(arrays_, held_);
+  const bool lazy_asked = find_lazy(arguments);
+  if (lazy_asked) arguments = collect_again(source);
+  if (check_overlap(arguments)) arguments = collect_again(source);
   if (needs_gradients_first() && !prepare_gradients(arguments)) return false;
   without_gil([&] { rmsprop::step(tensors_, num_threads_); });
   for (const std::size_t index : indices_) ++arguments.steps[index];
@@ -424,15 +546,89 @@ bool Stepper::step(const py::object& groups_object, const py::object& grads, con
   read_groups(groups, PyTuple_GET_ITEM(columns.ptr(), 2), scale);
   const Gradients gradients(grads, PyTuple_GET_ITEM(columns.ptr(), 0), naming_ == Naming::function ? "grad" : "grads");
   try {
-    return attempt(groups, gradients, columns);
+    return attempt(Columns(groups, &gradients, columns));
   } catch (const MissingState&) {
     if (owner.is_none()) throw;
   }
   // A hyperparameter was changed to one that needs more state. A step that fails must not leave it behind.
   const py::object more = owner.attr("_columns_with_missing_state")();
-  const bool taken = attempt(groups, gradients, more.attr("for_engine"));
+  const py::tuple more_columns = more.attr("for_engine");
+  const bool taken = attempt(Columns(groups, &gradients, more_columns));
   owner.attr("_use_columns")(more);
   return taken;
+}
+
+// What PyTorch raises for tensors it cannot step is a RuntimeError.
+template <class Work>
+auto Stepper::with_errors_of_torch(Work work) {
+  try {
+    return work();
+  } catch (const UnusableArray& error) {
+    throw std::runtime_error(error.what());
+  }
+}
+
+bool Stepper::step_tensors(const py::object& groups_object, const py::dict& state, const py::object& grad_scale,
+                           const py::object& owner, const py::object& tell) {
+  const BusyGuard guard(busy_);
+  const py::list groups = groups_from(groups_object);
+  read_groups(groups, Py_None, number_from(grad_scale.ptr(), "grad_scale"));
+  find_params(groups);
+  TensorState tensors(algorithm_, state);
+  tensors.gather(groups, state_needed());
+  const auto attempt_with = [&](TensorState& tensors) {
+    return with_errors_of_torch([&] {
+      for (;;) {
+        try {
+          return attempt(Tensors(groups, tensors, true));
+        } catch (const LazyGradient& lazy) {
+          tensors.resolve_gradient(lazy.index);
+        }
+      }
+    });
+  };
+  bool taken = false;
+  try {
+    taken = attempt_with(tensors);
+  } catch (const MissingState&) {
+    const py::dict entries = owner.attr("_entries_with_missing_state")();
+    tensors.use(entries);
+    tensors.gather(groups, state_needed());
+    taken = attempt_with(tensors);
+    owner.attr("_use_entries")(entries);
+  }
+  if (!taken) return false;
+  tensors.write_steps(indices_);
+  tell_written(tensors, tell);
+  return true;
+}
+
+// Tells of every parameter that was written, group by group.
+void Stepper::tell_written(const TensorState& tensors, const py::object& tell) const {
+  std::size_t first = 0;
+  std::size_t next = 0;  // of indices_
+  for (const Group& group : groups_) {
+    const std::size_t begin = next;
+    while (next < indices_.size() && indices_[next] < first + group.count) ++next;
+    if (next - begin == group.count) {
+      if (group.count > 0) tell(py::handle(params_of(group.dict)));
+    } else if (next > begin) {
+      py::list written;
+      for (std::size_t i = begin; i < next; ++i) written.append(tensors.original(indices_[i]));
+      tell(written);
+    }
+    first += group.count;
+  }
+}
+
+// The state that the hyperparameters of each group need, as bits by operand.
+std::vector<unsigned> Stepper::state_needed() const {
+  std::vector<unsigned> needed;
+  for (const Group& group : groups_) {
+    const auto of_rule = [](const auto& hyperparameters) { return state_of(make_update(hyperparameters, 1).rule); };
+    needed.push_back(std::visit(of_rule, group.hyperparameters.get()));
+  }
+  return needed;
 }
 
 void Stepper::check(const py::object& groups_object, const py::tuple& columns) {
@@ -440,9 +636,24 @@ void Stepper::check(const py::object& groups_object, const py::tuple& columns) {
   const py::list groups = groups_from(groups_object);
   if (columns.size() != 3) raise_value_error({"columns"}, "wanted a tuple of keys, state and steps");
   read_groups(groups, PyTuple_GET_ITEM(columns.ptr(), 2), 1.0);
-  const Arguments arguments = read(groups, nullptr, columns);
+  check_arrays(Columns(groups, nullptr, columns));
+}
+
+void Stepper::check_tensors(const py::object& groups_object, const py::dict& state) {
+  const BusyGuard guard(busy_);
+  const py::list groups = groups_from(groups_object);
+  read_groups(groups, Py_None, 1.0);
+  find_params(groups);
+  TensorState tensors(algorithm_, state);
+  tensors.gather(groups, state_needed());
+  with_errors_of_torch([&] { check_arrays(Tensors(groups, tensors, false)); });
+}
+
+void Stepper::check_arrays(const Source& source) {
+  Arguments arguments = read(source);
   collect(arguments);
   const References alive(arrays_, held_);
+  if (find_lazy(arguments)) arguments = collect_again(source);
   check_overlap(arguments);
 }
 
@@ -465,12 +676,16 @@ void register_stepper(py::module_& m) {
   py::native_enum<Naming>(m, "Naming", "enum.Enum")
       .value("optimizer", Naming::optimizer)
       .value("function", Naming::function)
+      .value("torch", Naming::torch)
       .finalize();
   py::class_<Stepper>(m, "Stepper")
       .def(py::init<Algorithm, Naming>(), py::arg("algorithm"), py::arg("naming"))
       .def("step", &Stepper::step, py::arg("groups"), py::arg("grads"), py::arg("columns"), py::arg("grad_scale"),
            py::arg("owner"))
+      .def("step_tensors", &Stepper::step_tensors, py::arg("groups"), py::arg("state"), py::arg("grad_scale"),
+           py::arg("owner"), py::arg("tell"))
       .def("check", &Stepper::check, py::arg("groups"), py::arg("columns"))
+      .def("check_tensors", &Stepper::check_tensors, py::arg("groups"), py::arg("state"))
       .def_property("nonfinite", &Stepper::nonfinite, &Stepper::set_nonfinite)
       .def_property("num_threads", &Stepper::num_threads, &Stepper::set_num_threads)
       .def(py::pickle(

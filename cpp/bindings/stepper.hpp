@@ -16,12 +16,14 @@
 #include "hyperparameters.hpp"
 #include "overlap.hpp"
 #include "rmsprop/rmsprop.hpp"
+#include "tensor_state.hpp"
 #include "views.hpp"
 
 namespace rmsprop::bindings {
 
-// How arguments are called in messages: an optimizer has `params` and `grads`, a function `param` and `grad`.
-enum class Naming : std::uint8_t { optimizer, function };
+// Who calls, and so how arguments are called in messages: an optimizer has `params` and `grads`, a function `param` and
+// `grad`, and an optimizer of PyTorch `params` with a `.grad` each.
+enum class Naming : std::uint8_t { optimizer, function, torch };
 
 // Checks everything a step is given and then takes it: a call completes, or raises before it has written one byte.
 //
@@ -43,8 +45,19 @@ class Stepper {
   bool step(const py::object& groups, const py::object& grads, const py::tuple& columns, const py::object& grad_scale,
             const py::object& owner);
 
-  // Raises what a step would raise with gradients that fit. State may be missing.
+  // The same for an optimizer of PyTorch, whose parameters bring their gradients.
+  //
+  // state       the optimizer's: a dict from parameters to dicts
+  // owner       the optimizer. If state is missing it is asked for entries that have it, by
+  // `_entries_with_missing_state()`,
+  //             and given them, by `_use_entries(entries)`, after the step
+  // tell        is called with a list of parameters that were written
+  bool step_tensors(const py::object& groups, const py::dict& state, const py::object& grad_scale,
+                    const py::object& owner, const py::object& tell);
+
+  // Raise what a step would raise with gradients that fit. State may be missing.
   void check(const py::object& groups, const py::tuple& columns);
+  void check_tensors(const py::object& groups, const py::dict& state);
 
   // What becomes of a step whose gradients are not all finite: "propagate", "skip" or "raise".
   py::str nonfinite() const;
@@ -59,6 +72,9 @@ class Stepper {
 
  private:
   struct Arguments;
+  class Source;
+  class Columns;
+  class Tensors;
 
   // The objects of one tensor, by operand; borrowed, and null where there is none.
   using Objects = std::array<PyObject*, operand_count>;
@@ -68,13 +84,23 @@ class Stepper {
     Update update = {};           // made from them for step `t`
     std::int64_t t = 0;           // 0 if none was made yet
     std::size_t own_updates = 0;  // index of its first one in updates_
-    PyObject* params = nullptr;   // borrowed list
+    PyObject* dict = nullptr;     // borrowed
+    PyObject* const* params = nullptr;
+    std::size_t count = 0;  // of parameters
   };
 
-  Arguments read(const py::list& groups, const Gradients* grads, const py::tuple& columns);
-  bool attempt(const py::list& groups, const Gradients& grads, const py::tuple& columns);
-  Arguments collect_again(const py::list& groups, const Gradients* grads, const py::tuple& columns);
+  bool attempt(const Source& source);
+  Arguments read(const Source& source);
+  Arguments collect_again(const Source& source);
+  bool find_lazy(const Arguments& arguments) const;
   void read_groups(const py::list& groups, PyObject* steps, double grad_scale);
+  void find_params(const py::list& groups);
+  void check_arrays(const Source& source);
+  std::vector<unsigned> state_needed() const;
+  void tell_written(const TensorState& tensors, const py::object& tell) const;
+  template <class Work>
+  static auto with_errors_of_torch(Work work);
+  py::object torch_name(std::size_t index) const;
   void reserve(std::size_t params);
   static bool differs_between_steps(const Group& group);
   const Update& update_for(Group& group, std::int64_t t);
@@ -106,6 +132,7 @@ class Stepper {
   std::vector<Tensor> tensors_;
   std::vector<Tensor> gradients_;     // the same tensors with their gradients alone, in the order of their elements
   std::vector<std::size_t> indices_;  // which parameter each tensor is
+  std::vector<std::size_t> unusual_;  // which tensors are not of the ordinary kind
   std::vector<PyObject*> arrays_;     // the objects of all tensors, one after the other
   std::vector<PyObject*> held_;       // owned references while a step is taken
   std::vector<std::unique_ptr<Layout>> layouts_;

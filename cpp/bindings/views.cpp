@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdlib>
 #include <numeric>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -17,13 +18,12 @@ constexpr int flag_f_contiguous = 0x2;
 constexpr int flag_aligned = 0x100;
 constexpr int flag_writeable = 0x400;
 
-struct ElementType {
-  DType dtype;
-  bool is_complex;
-};
+// Those that NumPy's arrays may have here.
 constexpr std::array<const char*, 4> type_names = {"float32", "float64", "complex64", "complex128"};
-constexpr std::array<ElementType, 4> element_types = {
-    {{DType::float32, false}, {DType::float64, false}, {DType::float32, true}, {DType::float64, true}}};
+constexpr std::array<ElementType, 4> element_types = {{{DType::float32, Packing::none, false},
+                                                       {DType::float64, Packing::none, false},
+                                                       {DType::float32, Packing::none, true},
+                                                       {DType::float64, Packing::none, true}}};
 
 // What NumPy keeps for the life of the process.
 struct NumPy {
@@ -80,14 +80,76 @@ ElementType element_type_of(PyObject* descriptor, const Label& label) {
                               ", wanted float32, float64, complex64 or complex128 in native byte order");
 }
 
+// The element type of an array that came through DLPack, if it is one that steps are taken in.
+std::optional<ElementType> element_type_of(const dlpack::DataType& type) {
+  const auto is = [&](dlpack::TypeCode code, int bits) { return type.code == code && type.bits == bits; };
+  if (type.lanes != 1) return std::nullopt;
+  if (is(dlpack::real, 32)) return ElementType{DType::float32, Packing::none, false};
+  if (is(dlpack::real, 64)) return ElementType{DType::float64, Packing::none, false};
+  if (is(dlpack::complex, 64)) return ElementType{DType::float32, Packing::none, true};
+  if (is(dlpack::complex, 128)) return ElementType{DType::float64, Packing::none, true};
+  if (is(dlpack::bfloat, 16)) return ElementType{DType::float32, Packing::bfloat16, false};
+  if (is(dlpack::real, 16)) return ElementType{DType::float32, Packing::float16, false};
+  return std::nullopt;
+}
+
+bool is_in_cpu_memory(const dlpack::Tensor& tensor) {
+  const std::int32_t type = tensor.device.type;
+  return type == dlpack::cpu || type == dlpack::cuda_host || type == dlpack::rocm_host;
+}
+
+std::byte* data_of(const dlpack::Tensor& tensor) {
+  return tensor.data == nullptr ? nullptr : static_cast<std::byte*>(tensor.data) + tensor.byte_offset;
+}
+
+// In C order, with the very strides that this order has. PyTorch calls more than that contiguous: of a dimension of
+// length 1 it does not ask the stride.
+bool is_canonical(const dlpack::Tensor& tensor) {
+  if (tensor.strides == nullptr) return true;
+  std::int64_t stride = 1;
+  for (int d = tensor.ndim - 1; d >= 0; --d) {
+    if (tensor.strides[d] != stride) return false;
+    stride *= tensor.shape[d];
+  }
+  return true;
+}
+
+std::string attribute_text(PyObject* object, const char* name) {
+  const py::object value = py::getattr(py::handle(object), name, py::none());
+  return value.is_none() ? "" : std::string(", ") + name + " " + py::str(value).cast<std::string>();
+}
+
+// Everything a user may have wanted to know: "got torch.Tensor, dtype torch.int64, layout torch.strided, device cpu".
+[[noreturn]] void raise_unusable(PyObject* object, const Label& label, const char* wanted) {
+  std::string found = type_name(object);
+  for (const char* name : {"dtype", "layout", "device"}) found += attribute_text(object, name);
+  throw UnusableArray(label.text() + ": got " + found + ", wanted " + wanted);
+}
+
+View view_of_foreign(PyObject* object, const Label& label) {
+  ForeignArray array;
+  if (!look_at(object, array) || !is_in_cpu_memory(array.tensor)) {
+    raise_unusable(object, label, "a dense array in the memory of the CPU");
+  }
+  const auto type = element_type_of(array.tensor.dtype);
+  if (!type) {
+    raise_unusable(object, label, "one of float32, float64, complex64, complex128, bfloat16 or float16");
+  }
+  const View view(object, array, *type);
+  if (view.data() == nullptr && view.size() > 0) raise_unusable(object, label, "an array with memory of its own");
+  if (view.ndim() >= Layout::max_dims) raise_unusable(object, label, "at most 64 dimensions");
+  return view;
+}
+
 std::string shape_text(const View& view) {
   py::tuple shape(view.ndim());
   for (int d = 0; d < view.ndim(); ++d) shape[static_cast<std::size_t>(d)] = view.shape(d);
   return py::str(shape).cast<std::string>();
 }
 
-std::string type_text(const View& view) {
-  return type_names[(view.is_complex() ? 2 : 0) + (view.dtype() == DType::float64 ? 1 : 0)];
+std::string type_text(ElementType type) {
+  if (type.packing != Packing::none) return type.packing == Packing::bfloat16 ? "bfloat16" : "float16";
+  return type_names[(type.is_complex ? 2 : 0) + (type.dtype == DType::float64 ? 1 : 0)];
 }
 
 // True if every step in a dimension jumps over all that the smaller dimensions reach: then no two elements share
@@ -118,7 +180,7 @@ std::int64_t spacing(const View& view) {
 }
 
 py::array plain_array(const View& view) {
-  const std::string type = type_text(view);
+  const std::string type = view.type().packing == Packing::none ? type_text(view.type()) : "uint16";
   std::vector<py::ssize_t> shape;
   std::vector<py::ssize_t> strides;
   for (int d = 0; d < view.ndim(); ++d) {
@@ -131,21 +193,47 @@ py::array plain_array(const View& view) {
 
 }  // namespace
 
-bool View::is_writeable() const { return (array_->flags & flag_writeable) != 0; }
+static_assert(sizeof(py::ssize_t) == sizeof(std::int64_t), "NumPy's shapes are read as 64-bit numbers");
 
-bool View::is_aligned() const { return (array_->flags & flag_aligned) != 0; }
+View::View(py::detail::PyArray_Proxy* array, ElementType type)
+    : object_(reinterpret_cast<PyObject*>(array)),
+      data_(reinterpret_cast<std::byte*>(array->data)),
+      shape_(reinterpret_cast<const std::int64_t*>(array->dimensions)),
+      strides_(reinterpret_cast<const std::int64_t*>(array->strides)),
+      ndim_(array->nd),
+      type_(type),
+      is_writeable_((array->flags & flag_writeable) != 0),
+      is_aligned_((array->flags & flag_aligned) != 0),
+      is_contiguous_((array->flags & (flag_c_contiguous | flag_f_contiguous)) != 0),
+      is_c_contiguous_((array->flags & flag_c_contiguous) != 0) {}
 
-bool View::is_contiguous() const { return (array_->flags & (flag_c_contiguous | flag_f_contiguous)) != 0; }
+View::View(PyObject* object, const ForeignArray& array, ElementType type)
+    : object_(object),
+      data_(data_of(array.tensor)),
+      shape_(array.tensor.shape),
+      strides_(array.tensor.strides),
+      stride_unit_(type.size() * (type.is_complex ? 2 : 1)),
+      ndim_(array.tensor.ndim),
+      type_(type),
+      is_writeable_(!array.is_read_only),
+      is_aligned_(reinterpret_cast<std::uintptr_t>(data_) % static_cast<std::uintptr_t>(type.size()) == 0),
+      is_contiguous_(is_canonical(array.tensor)),
+      is_c_contiguous_(is_contiguous_) {}
 
-bool View::is_c_contiguous() const { return (array_->flags & flag_c_contiguous) != 0; }
+// Of an array without strides, the strides are those of C order.
+std::int64_t View::stride(int d) const {
+  if (strides_ != nullptr) return strides_[d] * stride_unit_;
+  std::int64_t stride = stride_unit_;
+  for (int inner = ndim_ - 1; inner > d; --inner) stride *= shape_[inner];
+  return stride;
+}
 
 bool View::same_shape(const View& other) const {
-  return ndim() == other.ndim() &&
-         std::equal(array_->dimensions, array_->dimensions + ndim(), other.array_->dimensions);
+  return ndim() == other.ndim() && std::equal(shape_, shape_ + ndim(), other.shape_);
 }
 
 std::int64_t View::size() const {
-  std::int64_t elements = is_complex_ ? 2 : 1;
+  std::int64_t elements = type_.is_complex ? 2 : 1;
   for (int d = 0; d < ndim(); ++d) elements *= shape(d);
   return elements;
 }
@@ -153,7 +241,7 @@ std::int64_t View::size() const {
 bool is_array(PyObject* object) { return PyObject_TypeCheck(object, NumPy::get().array_type); }
 
 Extent extent_of(const View& view) {
-  if (view.is_contiguous()) return {view.data(), view.data() + view.size() * item_size(view.dtype())};
+  if (view.is_contiguous()) return {view.data(), view.data() + view.size() * view.type().size()};
   std::int64_t lowest = 0;
   std::int64_t highest = view.bytes_per_element();
   for (int d = 0; d < view.ndim(); ++d) {
@@ -164,10 +252,30 @@ Extent extent_of(const View& view) {
   return {view.data() + lowest, view.data() + highest};
 }
 
+bool is_viewable(PyObject* object) {
+  PyTypeObject* type = Py_TYPE(object);
+  return type == NumPy::get().array_type || has_exchange_api(type) || is_array(object);
+}
+
 View view_of(PyObject* object, const Label& label) {
-  if (Py_TYPE(object) != NumPy::get().array_type) check_is_array(object, label);
-  const ElementType type = element_type_of(py::detail::array_proxy(object)->descr, label);
-  return View(object, type.dtype, type.is_complex);
+  if (Py_TYPE(object) != NumPy::get().array_type) {
+    if (has_exchange_api(Py_TYPE(object)) || is_capsule(object)) return view_of_foreign(object, label);
+    check_is_array(object, label);
+  }
+  auto* array = py::detail::array_proxy(object);
+  return View(array, element_type_of(array->descr, label));
+}
+
+// A complex array can be conjugated. A real one is negated only as the imaginary part of a conjugated one, and then its
+// elements are two apart, or there is just one.
+bool is_lazy(const View& view) {
+  if (!has_exchange_api(Py_TYPE(view.object()))) return false;
+  if (view.is_c_contiguous() && view.size() != 1 && !view.type().is_complex) return false;
+  const auto says = [&](const char* method) {
+    const py::handle object(view.object());
+    return py::hasattr(object, method) && object.attr(method)().cast<bool>();
+  };
+  return says("is_conj") || says("is_neg");
 }
 
 void check_writeable(const View& view, const Label& label) {
@@ -179,10 +287,13 @@ void check_writeable(const View& view, const Label& label) {
   }
 }
 
-void check_matches(const View& view, const Label& label, const View& param, const Label& param_label) {
-  if (!view.same_type(param)) {
-    raise_type_error(label,
-                     "dtype " + type_text(view) + " does not match " + param_label.text() + " " + type_text(param));
+void check_matches(const View& view, const Label& label, const View& param, const Label& param_label, bool is_state) {
+  const ElementType wanted = is_state ? param.type().of_state() : param.type();
+  if (view.type() != wanted) {
+    std::string what = "dtype " + type_text(view.type()) + " does not match " + param_label.text() + " ";
+    what += type_text(param.type());
+    if (wanted != param.type()) what += ", whose state is " + type_text(wanted);
+    raise_type_error(label, what);
   }
   if (!view.same_shape(param)) {
     raise_value_error(label,
@@ -190,9 +301,16 @@ void check_matches(const View& view, const Label& label, const View& param, cons
   }
 }
 
-bool describe_ordinary(std::span<PyObject* const, operand_count> objects, Tensor& tensor) {
+namespace {
+
+void set_type(Tensor& tensor, ElementType type) {
+  tensor.dtype = type.dtype;
+  tensor.packing = {type.packing, type.packing};
+  tensor.size = type.is_complex ? 2 : 1;
+}
+
+bool describe_ordinary_numpy(std::span<PyObject* const, operand_count> objects, Tensor& tensor) {
   const NumPy& numpy = NumPy::get();
-  if (Py_TYPE(objects[param]) != numpy.array_type) return false;
   const auto* first = py::detail::array_proxy(objects[param]);
   const auto descriptor = std::find(numpy.descriptors.begin(), numpy.descriptors.end(), first->descr);
   if (descriptor == numpy.descriptors.end()) return false;
@@ -207,11 +325,47 @@ bool describe_ordinary(std::span<PyObject* const, operand_count> objects, Tensor
     }
     tensor.data[operand] = reinterpret_cast<std::byte*>(array->data);
   }
-  const ElementType type = element_types[static_cast<std::size_t>(descriptor - numpy.descriptors.begin())];
-  tensor.dtype = type.dtype;
-  tensor.size = type.is_complex ? 2 : 1;
+  set_type(tensor, element_types[static_cast<std::size_t>(descriptor - numpy.descriptors.begin())]);
   for (int d = 0; d < first->nd; ++d) tensor.size *= first->dimensions[d];
   return true;
+}
+
+bool describe_ordinary_foreign(std::span<PyObject* const, operand_count> objects, Tensor& tensor) {
+  ForeignArray first;
+  ElementType type;
+  std::int64_t size = 1;
+  for (int operand = 0; operand < operand_count; ++operand) {
+    if (objects[operand] == nullptr) continue;
+    if (!has_exchange_api(Py_TYPE(objects[operand]))) return false;
+    ForeignArray array;
+    if (!look_at(objects[operand], array)) return false;
+    const auto own_type = element_type_of(array.tensor.dtype);
+    if (!own_type || own_type->is_complex || !is_in_cpu_memory(array.tensor) || !is_canonical(array.tensor))
+      return false;
+    if (operand == param) {
+      first = array;
+      type = *own_type;
+      for (int d = 0; d < first.tensor.ndim; ++d) size *= first.tensor.shape[d];
+      if (size <= 1) return false;  // a gradient of one element may be lazy
+    }
+    if (*own_type != (operand <= grad ? type : type.of_state()) || array.tensor.ndim != first.tensor.ndim) return false;
+    for (int d = 0; d < first.tensor.ndim; ++d) {
+      if (array.tensor.shape[d] != first.tensor.shape[d]) return false;
+    }
+    tensor.data[operand] = data_of(array.tensor);
+    const auto address = reinterpret_cast<std::uintptr_t>(tensor.data[operand]);
+    if (address == 0 || address % static_cast<std::uintptr_t>(own_type->size()) != 0) return false;
+  }
+  set_type(tensor, type);
+  tensor.size = size;
+  return true;
+}
+
+}  // namespace
+
+bool describe_ordinary(std::span<PyObject* const, operand_count> objects, Tensor& tensor) {
+  return Py_TYPE(objects[param]) == NumPy::get().array_type ? describe_ordinary_numpy(objects, tensor)
+                                                            : describe_ordinary_foreign(objects, tensor);
 }
 
 void describe(const View& view, Layout& layout, int operand) {
@@ -221,9 +375,9 @@ void describe(const View& view, Layout& layout, int operand) {
     strides[d] = view.stride(d);
   }
   layout.ndim = view.ndim();
-  if (view.is_complex()) {
+  if (view.type().is_complex) {
     layout.shape[layout.ndim] = 2;
-    strides[layout.ndim++] = item_size(view.dtype());
+    strides[layout.ndim++] = view.type().size();
   }
 }
 
@@ -236,7 +390,7 @@ std::int64_t* counts_of(PyObject* object, std::size_t count, const Label& label)
   if (!is_int64) {
     raise_type_error(label, "got " + type_name(object) + ", wanted an int64 array");
   }
-  const View view(object, DType::float64, false);  // as wide as an int64
+  const View view(py::detail::array_proxy(object), {DType::float64});  // as wide as an int64
   const bool fits = view.ndim() == 1 && view.shape(0) == static_cast<std::int64_t>(count) && view.is_c_contiguous() &&
                     view.is_aligned() && view.is_writeable();
   if (!fits) raise_value_error(label, "wanted a dense, writeable array with one entry for each parameter");

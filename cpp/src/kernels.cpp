@@ -3,8 +3,9 @@
 //
 // A rule sees only dense tiles of T. Where a tensor is dense and its gradient is used as it is, the whole range is one
 // tile in the caller's own memory. Otherwise tiles of `tile_size` elements pass through the first-level cache: gathered
-// if they are strided, prepared if the gradient must be scaled, clipped or decayed, and scattered back. These stages
-// stand in front of the same formula, so they add up instead of multiplying out.
+// if they are strided, decoded if they are stored in 16 bits, prepared if the gradient must be scaled, clipped or
+// decayed, and sent back the same way. These stages stand in front of the same formula, so they add up instead of
+// multiplying out.
 
 #include <array>
 #include <cstdint>
@@ -75,27 +76,57 @@ class TileReader {
  public:
   explicit TileReader(const Tensor& tensor) : tensor_(tensor) {}
 
-  bool in_place(Operand operand) const { return tensor_.layout == nullptr || tensor_.layout->dense[operand]; }
-
-  T* own_memory(Operand operand, std::int64_t begin) const {
-    std::byte* data = tensor_.data[operand];
-    return data == nullptr ? nullptr : reinterpret_cast<T*>(data) + begin;
-  }
-
   T* read(Operand operand, std::int64_t begin, std::int64_t n) {
-    if (in_place(operand) || tensor_.data[operand] == nullptr) return own_memory(operand, begin);
-    gather(buffers_[operand], tensor_, operand, begin, n);
+    if (tensor_.data[operand] == nullptr) return nullptr;
+    if (tensor_.packing_of(operand) != Packing::none) {
+      unpack(operand, begin, n);
+    } else if (is_dense(operand)) {
+      return own_memory<T>(operand, begin);
+    } else {
+      gather(buffers_[operand], tensor_, operand, begin, n);
+    }
     return buffers_[operand];
   }
 
-  void write_back(Operand operand, std::int64_t begin, std::int64_t n) const {
-    if (in_place(operand) || tensor_.data[operand] == nullptr) return;
-    scatter(buffers_[operand], tensor_, operand, begin, n);
+  void write_back(Operand operand, std::int64_t begin, std::int64_t n) {
+    if (tensor_.data[operand] == nullptr) return;
+    if (tensor_.packing_of(operand) != Packing::none) {
+      pack(operand, begin, n);
+    } else if (!is_dense(operand)) {
+      scatter(buffers_[operand], tensor_, operand, begin, n);
+    }
   }
 
  private:
+  bool is_dense(Operand operand) const { return tensor_.layout == nullptr || tensor_.layout->dense[operand]; }
+
+  template <class Stored>
+  Stored* own_memory(Operand operand, std::int64_t begin) const {
+    return reinterpret_cast<Stored*>(tensor_.data[operand]) + begin;
+  }
+
+  // Only numbers that are computed in float32 are ever packed.
+  void unpack(Operand operand, std::int64_t begin, std::int64_t n) {
+    if constexpr (sizeof(T) == sizeof(float)) {
+      const bool dense = is_dense(operand);
+      if (!dense) gather(packed_, tensor_, operand, begin, n);
+      decode(buffers_[operand], dense ? own_memory<std::uint16_t>(operand, begin) : packed_, n,
+             tensor_.packing_of(operand));
+    }
+  }
+
+  void pack(Operand operand, std::int64_t begin, std::int64_t n) {
+    if constexpr (sizeof(T) == sizeof(float)) {
+      const bool dense = is_dense(operand);
+      encode(dense ? own_memory<std::uint16_t>(operand, begin) : packed_, buffers_[operand], n,
+             tensor_.packing_of(operand));
+      if (!dense) scatter(packed_, tensor_, operand, begin, n);
+    }
+  }
+
   const Tensor& tensor_;
   alignas(64) T buffers_[operand_count][tile_size];
+  alignas(64) std::uint16_t packed_[tile_size];
 };
 
 template <class T>
@@ -123,7 +154,8 @@ template <class T>
 void step_range(const Tensor& tensor, std::int64_t begin, std::int64_t end) noexcept {
   const Update& update = *tensor.update;
   const Formula<T> formula = formulas<T>[static_cast<int>(update.rule)];
-  if (tensor.layout != nullptr || update.prepares_grad || update.decays_param) {
+  const bool is_packed = tensor.packing[param] != Packing::none || tensor.packing[grad] != Packing::none;
+  if (tensor.layout != nullptr || is_packed || update.prepares_grad || update.decays_param) {
     step_tiles(tensor, begin, end, formula);
     return;
   }

@@ -60,7 +60,7 @@ void merge_dimensions(Layout& layout, const Tensor& tensor) {
 }
 
 bool is_dense(const Layout& layout, const Tensor& tensor, int operand) {
-  const std::int64_t item = item_size(tensor.dtype);
+  const std::int64_t item = tensor.item_size_of(operand);
   if (reinterpret_cast<std::uintptr_t>(tensor.data[operand]) % static_cast<std::uintptr_t>(item) != 0) return false;
   std::int64_t stride = item;
   for (int d = layout.ndim - 1; d >= 0; --d) {
@@ -75,7 +75,9 @@ bool finish(Layout& layout, const Tensor& tensor) {
   if (layout.ndim == 0) {  // a single element; the walk over a layout wants at least one dimension
     layout.ndim = 1;
     layout.shape[0] = 1;
-    for (auto& strides : layout.strides) strides[0] = item_size(tensor.dtype);
+    for (int operand = 0; operand < operand_count; ++operand) {
+      layout.strides[operand][0] = tensor.item_size_of(operand);
+    }
   }
   bool all_dense = true;
   for (int operand = 0; operand < operand_count; ++operand) {

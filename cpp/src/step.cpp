@@ -28,7 +28,7 @@ std::int64_t at_cache_line(const Tensor& tensor, std::int64_t element) {
   const bool dense = tensor.layout == nullptr || tensor.layout->dense[param];
   if (!dense) return element;
   const auto address = static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(tensor.data[param]));
-  const std::int64_t item = item_size(tensor.dtype);
+  const std::int64_t item = tensor.item_size_of(param);
   const std::int64_t misfit = (address + element * item) % cache_line;
   return misfit == 0 ? element : element + (cache_line - misfit) / item;
 }

@@ -9,11 +9,15 @@
 
 namespace rmsprop {
 
+// The types that steps are computed in.
 enum class DType : std::uint8_t { float32, float64 };
 inline constexpr int dtype_count = 2;
 inline constexpr std::int64_t item_size(DType dtype) { return dtype == DType::float32 ? 4 : 8; }
 
-// The arrays of one tensor. All have the same shape and element type; only `grad` is never written.
+// How elements are stored: as the type that is computed in, or, for float32, rounded to the nearest of 16 bits.
+enum class Packing : std::uint8_t { none, bfloat16, float16 };
+
+// The arrays of one tensor. All have the same shape; only `grad` is never written.
 enum Operand : std::uint8_t { param, grad, square_avg, grad_avg, momentum_buffer };
 inline constexpr int operand_count = 5;
 
@@ -38,6 +42,12 @@ struct Tensor {
   const Layout* layout = nullptr;  // null: every operand is one aligned, dense run of `size` elements
   std::int64_t size = 0;           // elements
   DType dtype = DType::float32;
+  std::array<Packing, 2> packing = {};  // of param and of grad; the state has the type that is computed in
+
+  constexpr Packing packing_of(int operand) const { return operand <= grad ? packing[operand] : Packing::none; }
+  constexpr std::int64_t item_size_of(int operand) const {
+    return packing_of(operand) == Packing::none ? item_size(dtype) : 2;
+  }
 };
 
 // Puts the dimensions of `layout` (ndim, shape and strides are given) into the order in which the parameter lies in

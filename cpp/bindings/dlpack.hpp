@@ -1,0 +1,65 @@
+// Arrays of other libraries, through DLPack: where they lie, what shape and type they have, without a copy.
+//
+// The structures are those of DLPack 1.3 (https://dmlc.github.io/dlpack/latest/c_api.html), whose binary layout is
+// fixed for all versions 1.x.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+
+namespace rmsprop::bindings {
+
+namespace py = pybind11;
+
+namespace dlpack {
+
+enum DeviceType : std::int32_t { cpu = 1, cuda_host = 3, rocm_host = 11 };  // those whose memory a CPU can use
+enum TypeCode : std::uint8_t { signed_int = 0, unsigned_int = 1, real = 2, bfloat = 4, complex = 5 };
+
+struct Device {
+  std::int32_t type;
+  std::int32_t id;
+};
+
+struct DataType {
+  std::uint8_t code;
+  std::uint8_t bits;
+  std::uint16_t lanes;
+};
+
+struct Tensor {
+  void* data;
+  Device device;
+  std::int32_t ndim;
+  DataType dtype;
+  std::int64_t* shape;
+  std::int64_t* strides;  // in elements; null: in C order
+  std::uint64_t byte_offset;
+};
+
+}  // namespace dlpack
+
+// An array seen through DLPack. Shape and strides are the array's own.
+struct ForeignArray {
+  dlpack::Tensor tensor = {};
+  bool is_read_only = false;
+};
+
+// True for a type whose arrays can be looked at in a few instructions, without running Python code: PyTorch's tensors,
+// from PyTorch 2.10 on, which have DLPack's C exchange API.
+bool has_exchange_api(PyTypeObject* type);
+
+// Looks at an array of such a type, or at a capsule that `exported` returned. Good for as long as the array, and its
+// memory, are left as they are. False, with no Python error set, if it has no memory that DLPack could describe.
+bool look_at(PyObject* array, ForeignArray& result);
+
+// True for what `exported` returns.
+bool is_capsule(PyObject* object);
+
+// Asks any other array for a DLPack capsule, which runs its Python code: `array.__dlpack__()`. Null if the object is
+// not such an array, or refuses; the capsule keeps the memory alive. Memory that the library would have to copy is
+// refused.
+py::object exported(PyObject* array);
+
+}  // namespace rmsprop::bindings
