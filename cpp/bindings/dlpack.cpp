@@ -82,6 +82,12 @@ bool has_exchange_api(PyTypeObject* type) { return api_of(type) != nullptr; }
 bool is_capsule(PyObject* object) { return PyCapsule_CheckExact(object) != 0; }
 
 bool look_at(PyObject* array, ForeignArray& result) {
+  if (const ExchangeApi* api = api_of(Py_TYPE(array))) {
+    result.is_read_only = false;
+    if (api->look_at(array, &result.tensor) == 0) return true;
+    PyErr_Clear();
+    return false;
+  }
   if (PyCapsule_IsValid(array, versioned_capsule_name) != 0) {
     const auto* managed = static_cast<VersionedTensor*>(PyCapsule_GetPointer(array, versioned_capsule_name));
     if (managed->version.major != known_major) return false;
@@ -94,11 +100,6 @@ bool look_at(PyObject* array, ForeignArray& result) {
     result.is_read_only = false;
     return true;
   }
-  const ExchangeApi* api = api_of(Py_TYPE(array));
-  if (api == nullptr) return false;
-  result.is_read_only = false;
-  if (api->look_at(array, &result.tensor) == 0) return true;
-  PyErr_Clear();
   return false;
 }
 

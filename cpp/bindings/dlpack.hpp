@@ -26,6 +26,7 @@ struct DataType {
   std::uint8_t code;
   std::uint8_t bits;
   std::uint16_t lanes;
+  bool operator==(const DataType& other) const = default;
 };
 
 struct Tensor {

@@ -53,6 +53,18 @@ class References {
   std::vector<PyObject*>& held_;
 };
 
+// Lets go of what was gathered for a step when the step ends.
+class LetGo {
+ public:
+  explicit LetGo(TensorState& gathered) : gathered_(gathered) {}
+  ~LetGo() { gathered_.clear(); }
+  LetGo(const LetGo&) = delete;
+  LetGo& operator=(const LetGo&) = delete;
+
+ private:
+  TensorState& gathered_;
+};
+
 // The entry of state and of messages that an operand stands for.
 const char* entry_name(Algorithm algorithm, int operand) {
   switch (operand) {
@@ -574,37 +586,35 @@ bool Stepper::step_tensors(const py::object& groups_object, const py::dict& stat
   const py::list groups = groups_from(groups_object);
   read_groups(groups, Py_None, number_from(grad_scale.ptr(), "grad_scale"));
   find_params(groups);
-  TensorState tensors(algorithm_, state);
-  tensors.gather(groups, state_needed());
-  const auto attempt_with = [&](TensorState& tensors) {
+  const LetGo let_go(gathered_);
+  const auto attempt_with = [&](const py::dict& state) {
+    gathered_.gather(groups, state, state_needed());
     return with_errors_of_torch([&] {
       for (;;) {
         try {
-          return attempt(Tensors(groups, tensors, true));
+          return attempt(Tensors(groups, gathered_, true));
         } catch (const LazyGradient& lazy) {
-          tensors.resolve_gradient(lazy.index);
+          gathered_.resolve_gradient(lazy.index);
         }
       }
     });
   };
   bool taken = false;
   try {
-    taken = attempt_with(tensors);
+    taken = attempt_with(state);
   } catch (const MissingState&) {
     const py::dict entries = owner.attr("_entries_with_missing_state")();
-    tensors.use(entries);
-    tensors.gather(groups, state_needed());
-    taken = attempt_with(tensors);
+    taken = attempt_with(entries);
     owner.attr("_use_entries")(entries);
   }
   if (!taken) return false;
-  tensors.write_steps(indices_);
-  tell_written(tensors, tell);
+  gathered_.write_steps(indices_);
+  tell_written(tell);
   return true;
 }
 
 // Tells of every parameter that was written, group by group.
-void Stepper::tell_written(const TensorState& tensors, const py::object& tell) const {
+void Stepper::tell_written(const py::object& tell) const {
   std::size_t first = 0;
   std::size_t next = 0;  // of indices_
   for (const Group& group : groups_) {
@@ -614,7 +624,7 @@ void Stepper::tell_written(const TensorState& tensors, const py::object& tell) c
       if (group.count > 0) tell(py::handle(params_of(group.dict)));
     } else if (next > begin) {
       py::list written;
-      for (std::size_t i = begin; i < next; ++i) written.append(tensors.original(indices_[i]));
+      for (std::size_t i = begin; i < next; ++i) written.append(gathered_.original(indices_[i]));
       tell(written);
     }
     first += group.count;
@@ -644,9 +654,9 @@ void Stepper::check_tensors(const py::object& groups_object, const py::dict& sta
   const py::list groups = groups_from(groups_object);
   read_groups(groups, Py_None, 1.0);
   find_params(groups);
-  TensorState tensors(algorithm_, state);
-  tensors.gather(groups, state_needed());
-  with_errors_of_torch([&] { check_arrays(Tensors(groups, tensors, false)); });
+  const LetGo let_go(gathered_);
+  gathered_.gather(groups, state, state_needed());
+  with_errors_of_torch([&] { check_arrays(Tensors(groups, gathered_, false)); });
 }
 
 void Stepper::check_arrays(const Source& source) {

@@ -31,7 +31,7 @@ enum class Naming : std::uint8_t { optimizer, function, torch };
 // nothing, and the proof of the last step that its arrays do not overlap.
 class Stepper {
  public:
-  Stepper(Algorithm algorithm, Naming naming) : algorithm_(algorithm), naming_(naming) {}
+  Stepper(Algorithm algorithm, Naming naming) : algorithm_(algorithm), naming_(naming), gathered_(algorithm) {}
 
   // groups      list of dicts of hyperparameters, each with "params", a list of arrays
   // grads       one array (keys is None), a dict (keys are strings) or a sequence (keys are integers)
@@ -97,7 +97,7 @@ class Stepper {
   void find_params(const py::list& groups);
   void check_arrays(const Source& source);
   std::vector<unsigned> state_needed() const;
-  void tell_written(const TensorState& tensors, const py::object& tell) const;
+  void tell_written(const py::object& tell) const;
   template <class Work>
   static auto with_errors_of_torch(Work work);
   py::object torch_name(std::size_t index) const;
@@ -137,6 +137,7 @@ class Stepper {
   std::vector<PyObject*> held_;       // owned references while a step is taken
   std::vector<std::unique_ptr<Layout>> layouts_;
   std::size_t layouts_used_ = 0;
+  TensorState gathered_;
   OverlapCheck overlap_;
   std::vector<Tensor> proven_disjoint_;  // the tensors of the last step whose arrays were found not to overlap
 };

@@ -81,6 +81,23 @@ std::int64_t count_in(const Number& number) {
   return static_cast<std::int64_t>(value);
 }
 
+// The state of optimizers grows in the order of their parameters. So the next entry is mostly the one, and its
+// parameter need not be looked up, which would have PyTorch hash it.
+py::object entry_of(PyObject* state, PyObject* param, Py_ssize_t& position) {
+  PyObject* key = nullptr;
+  PyObject* entry = nullptr;
+  Py_ssize_t next = position;
+  if (PyDict_Next(state, &next, &key, &entry) != 0 && key == param) {
+    position = next;
+  } else {
+    entry = find(state, param);
+  }
+  if (entry != nullptr && !PyDict_Check(entry)) {
+    raise_type_error({"state"}, "got " + type_name(entry) + ", wanted a dict for each parameter");
+  }
+  return owned(entry);
+}
+
 }  // namespace
 
 PyObject* TensorState::hold(py::object object) {
@@ -90,7 +107,7 @@ PyObject* TensorState::hold(py::object object) {
   return held_.emplace_back(std::move(object)).ptr();
 }
 
-void TensorState::gather(const py::list& groups, const std::vector<unsigned>& needed) {
+void TensorState::clear() {
   held_.clear();
   originals_.clear();
   params_.clear();
@@ -98,6 +115,10 @@ void TensorState::gather(const py::list& groups, const std::vector<unsigned>& ne
   counts_.clear();
   steps_.clear();
   for (auto& entries : entries_) entries.clear();
+}
+
+void TensorState::gather(const py::list& groups, const py::dict& state, const std::vector<unsigned>& needed) {
+  clear();
   Py_ssize_t position = 0;
   for (std::size_t i = 0; i < needed.size() && i < groups.size(); ++i) {
     const py::object group = groups[i];
@@ -106,17 +127,17 @@ void TensorState::gather(const py::list& groups, const std::vector<unsigned>& ne
     if (!params || !PyList_Check(params.ptr())) raise_value_error({"param_groups"}, "wanted a list as 'params'");
     // Its length is asked anew each time: what is asked of a tensor may run Python code.
     for (Py_ssize_t j = 0; j < PyList_GET_SIZE(params.ptr()); ++j) {
-      add(owned(PyList_GET_ITEM(params.ptr(), j)), needed[i], position);
+      const py::object param = owned(PyList_GET_ITEM(params.ptr(), j));
+      add(param, entry_of(state.ptr(), param.ptr(), position), needed[i]);
     }
   }
 }
 
-void TensorState::add(const py::object& param, unsigned needed, Py_ssize_t& position) {
+void TensorState::add(const py::object& param, const py::object& entry, unsigned needed) {
   originals_.push_back(param);
   params_.push_back(hold(param));
   auto grad = py::reinterpret_steal<py::object>(PyObject_GetAttr(param.ptr(), Names::get().grad));
   if (!grad) throw py::error_already_set();
-  const py::object entry = entry_of(param, position);
   grads_.push_back(hold(std::move(grad)));
   for (int kind = 0; kind < state_count; ++kind) {
     PyObject* array = nullptr;
@@ -129,23 +150,6 @@ void TensorState::add(const py::object& param, unsigned needed, Py_ssize_t& posi
   add_step(entry);
   // Without a count there is no state, so that the optimizer is asked to complete it.
   if (counts_.back().data == nullptr) entries_[0].back() = Py_None;
-}
-
-// The state of optimizers grows in the order of their parameters. So the next entry is mostly the one, and its
-// parameter need not be looked up, which would have PyTorch hash it.
-py::object TensorState::entry_of(const py::object& param, Py_ssize_t& position) {
-  PyObject* key = nullptr;
-  PyObject* entry = nullptr;
-  Py_ssize_t next = position;
-  if (PyDict_Next(state_.ptr(), &next, &key, &entry) != 0 && key == param.ptr()) {
-    position = next;
-  } else {
-    entry = find(state_.ptr(), param.ptr());
-  }
-  if (entry != nullptr && !PyDict_Check(entry)) {
-    raise_type_error({"state"}, "got " + type_name(entry) + ", wanted a dict for each parameter");
-  }
-  return owned(entry);
 }
 
 void TensorState::add_step(const py::object& entry) {

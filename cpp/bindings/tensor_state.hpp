@@ -23,18 +23,19 @@ struct LazyGradient {
   std::size_t index;
 };
 
-// Holds what it has gathered, so that it stays alive whatever becomes of the containers it was in.
+// Holds what it has gathered, so that it stays alive whatever becomes of the containers it was in. The memory for that
+// serves again in the next step.
 class TensorState {
  public:
-  // state: a dict from parameters to dicts with `step` and arrays under PyTorch's names.
-  TensorState(Algorithm algorithm, const py::dict& state) : algorithm_(algorithm), state_(state) {}
-
-  // Takes the state from here on from another dict.
-  void use(const py::dict& state) { state_ = state; }
+  explicit TensorState(Algorithm algorithm) : algorithm_(algorithm) {}
 
   // Collects an entry for each parameter of the groups. This may run Python code.
+  // state: a dict from parameters to dicts with `step` and arrays under PyTorch's names.
   // needed: for each group, the state that its hyperparameters need, as bits by operand.
-  void gather(const py::list& groups, const std::vector<unsigned>& needed);
+  void gather(const py::list& groups, const py::dict& state, const std::vector<unsigned>& needed);
+
+  // Lets go of everything.
+  void clear();
 
   // Puts a gradient in the place of its lazily negated or conjugated self, elsewhere in memory. Runs PyTorch's code.
   void resolve_gradient(std::size_t index);
@@ -57,13 +58,11 @@ class TensorState {
     Kind kind = float64;
   };
 
-  void add(const py::object& param, unsigned needed, Py_ssize_t& position);
-  py::object entry_of(const py::object& param, Py_ssize_t& position);
+  void add(const py::object& param, const py::object& entry, unsigned needed);
   PyObject* hold(py::object object);
   void add_step(const py::object& entry);
 
   Algorithm algorithm_;
-  py::dict state_;
   std::vector<py::object> originals_;
   std::vector<PyObject*> params_;
   std::vector<PyObject*> grads_;

@@ -252,10 +252,7 @@ Extent extent_of(const View& view) {
   return {view.data() + lowest, view.data() + highest};
 }
 
-bool is_viewable(PyObject* object) {
-  PyTypeObject* type = Py_TYPE(object);
-  return type == NumPy::get().array_type || has_exchange_api(type) || is_array(object);
-}
+bool is_viewable(PyObject* object) { return has_exchange_api(Py_TYPE(object)) || is_array(object); }
 
 View view_of(PyObject* object, const Label& label) {
   if (Py_TYPE(object) != NumPy::get().array_type) {
@@ -332,31 +329,31 @@ bool describe_ordinary_numpy(std::span<PyObject* const, operand_count> objects, 
 
 bool describe_ordinary_foreign(std::span<PyObject* const, operand_count> objects, Tensor& tensor) {
   ForeignArray first;
-  ElementType type;
+  if (!has_exchange_api(Py_TYPE(objects[param])) || !look_at(objects[param], first)) return false;
+  const dlpack::Tensor& like = first.tensor;
+  const auto type = element_type_of(like.dtype);
+  if (!type || type->is_complex || !is_in_cpu_memory(like) || !is_canonical(like)) return false;
   std::int64_t size = 1;
-  for (int operand = 0; operand < operand_count; ++operand) {
-    if (objects[operand] == nullptr) continue;
-    if (!has_exchange_api(Py_TYPE(objects[operand]))) return false;
-    ForeignArray array;
-    if (!look_at(objects[operand], array)) return false;
-    const auto own_type = element_type_of(array.tensor.dtype);
-    if (!own_type || own_type->is_complex || !is_in_cpu_memory(array.tensor) || !is_canonical(array.tensor))
-      return false;
-    if (operand == param) {
-      first = array;
-      type = *own_type;
-      for (int d = 0; d < first.tensor.ndim; ++d) size *= first.tensor.shape[d];
-      if (size <= 1) return false;  // a gradient of one element may be lazy
-    }
-    if (*own_type != (operand <= grad ? type : type.of_state()) || array.tensor.ndim != first.tensor.ndim) return false;
-    for (int d = 0; d < first.tensor.ndim; ++d) {
-      if (array.tensor.shape[d] != first.tensor.shape[d]) return false;
-    }
-    tensor.data[operand] = data_of(array.tensor);
+  for (int d = 0; d < like.ndim; ++d) size *= like.shape[d];
+  if (size <= 1) return false;  // a gradient of one element may be lazy
+  const auto has_memory = [&](int operand, const dlpack::Tensor& array, std::int64_t item) {
+    tensor.data[operand] = data_of(array);
     const auto address = reinterpret_cast<std::uintptr_t>(tensor.data[operand]);
-    if (address == 0 || address % static_cast<std::uintptr_t>(own_type->size()) != 0) return false;
+    return address != 0 && address % static_cast<std::uintptr_t>(item) == 0;
+  };
+  if (!has_memory(param, like, type->size())) return false;
+  for (int operand = param + 1; operand < operand_count; ++operand) {
+    if (objects[operand] == nullptr) continue;
+    ForeignArray array;
+    if (!has_exchange_api(Py_TYPE(objects[operand])) || !look_at(objects[operand], array)) return false;
+    const dlpack::Tensor& own = array.tensor;
+    const bool is_unpacked = operand > grad && type->packing != Packing::none;
+    const dlpack::DataType wanted = is_unpacked ? dlpack::DataType{dlpack::real, 32, 1} : like.dtype;
+    if (own.dtype != wanted || own.ndim != like.ndim || !is_in_cpu_memory(own) || !is_canonical(own)) return false;
+    if (!std::equal(like.shape, like.shape + like.ndim, own.shape)) return false;
+    if (!has_memory(operand, own, is_unpacked ? 4 : type->size())) return false;
   }
-  set_type(tensor, type);
+  set_type(tensor, *type);
   tensor.size = size;
   return true;
 }
