@@ -1,17 +1,16 @@
 # The only place that knows the flags of the kernels.
 #
 # add_kernels(target) compiles cpp/src/kernels.cpp into `target` once per instruction set. The flags are set on the
-# kernels themselves, so that no CMAKE_BUILD_TYPE and no CXXFLAGS of a user can change the bits of a step:
+# kernels themselves, so that no CMAKE_BUILD_TYPE and no CXXFLAGS of a user can change the bits of a step. To those of
+# CommonOptions.cmake come:
 #   -O3 -fno-math-errno -fno-trapping-math   without these GCC leaves square roots and comparisons scalar; neither
 #                                            changes a result, they only drop side effects (errno, traps)
-#   -ffp-contract=off                        a fused multiply-add rounds once where the specification rounds twice
-#   -fno-fast-math                           undoes a fast-math flag that came in through CXXFLAGS
 #   -fno-exceptions                          kernels throw nothing, and then the object needs no personality routine,
 #                                            which would be a weak symbol
-# MSVC vectorises at /O2 and keeps the order of operations under /fp:precise.
+# MSVC vectorises at /O2.
 
 set(RMSPROP_KERNEL_FLAGS
-    $<IF:$<CXX_COMPILER_ID:MSVC>,/O2;/fp:precise,-O3;-fno-fast-math;-fno-math-errno;-fno-trapping-math;-ffp-contract=off;-fno-exceptions>)
+    $<IF:$<CXX_COMPILER_ID:MSVC>,/O2,-O3;-fno-math-errno;-fno-trapping-math;-fno-exceptions>)
 
 function(add_kernels target)
   _add_kernel_copy(${target} baseline "" "")

@@ -37,7 +37,7 @@ def test_a_hash_takes_every_nan_for_the_same():
 
 def test_special_inputs_hold_every_edge_of_the_format_with_both_signs():
     for form in (same_bits.FLOAT32, same_bits.FLOAT64):
-        numbers = same_bits.inputs(form, "special", "grad", 0, 133)
+        numbers = np.concatenate([same_bits.inputs(form, "special", name, 0, 133) for name in same_bits.OPERANDS])
         info = np.finfo(form.numbers)
         for edge in (0.0, info.smallest_subnormal, info.tiny, info.max, np.inf):
             assert {bool(np.signbit(x)) for x in numbers[np.abs(numbers) == edge]} == {False, True}, edge
