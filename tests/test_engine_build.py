@@ -1,11 +1,14 @@
 """The C++ engine on its own: compiled with warnings as errors, tested without Python, and its objects looked at."""
 
+import os
 import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+
+import rmsprop
 
 ROOT = Path(__file__).parent.parent
 
@@ -35,7 +38,7 @@ def has_cmake_package(name, folder):
 def engine(tmp_path_factory):
     """A build folder with the engine."""
     folder = tmp_path_factory.mktemp("engine")
-    configure(folder)
+    configure(folder, "-DRMSPROP_BUILD_SAME_BITS=ON")
     run("cmake", "--build", folder)
     return folder
 
@@ -101,6 +104,30 @@ def test_kernel_objects_export_one_table_and_no_weak_symbol(kernel_objects):
         symbols = [line.split() for line in run("nm", "--demangle", path).splitlines()]
         exported = [parts[-1] for parts in symbols if parts[-2] in "ABCDGRSTVWuvwi"]
         assert exported == [f"rmsprop::kernels_{name}"]
+
+
+def test_engine_has_the_bits_of_the_committed_table_on_every_instruction_set_of_this_machine(engine):
+    """The quick part of `ci/same-bits`, which does it for other compilers and machines too."""
+    report = run(engine / "tests/cpp/same_bits", ROOT / "tests/same_bits.txt")
+    for name in rmsprop.instruction_sets().available:
+        assert re.search(rf"^{re.escape(name)}: \d+ hashes agree$", report, re.MULTILINE), report
+
+
+def test_a_changed_hash_in_the_table_is_reported(engine, tmp_path):
+    table = (ROOT / "tests/same_bits.txt").read_text()
+    first_hash = re.search(r"^[^#].* \| (\w{16})", table, re.MULTILINE).group(1)
+    (tmp_path / "table").write_text(table.replace(first_hash, "0" * 16, 1))
+    result = subprocess.run(
+        [engine / "tests/cpp/same_bits", tmp_path / "table"],
+        env={**os.environ, "RMSPROP_ISA": "baseline"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert "DIFFER" in result.stdout
+    assert "wanted 0" in result.stdout
 
 
 def test_no_build_file_asks_for_other_arithmetic():
