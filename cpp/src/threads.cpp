@@ -25,6 +25,7 @@ namespace rmsprop {
 namespace {
 
 int default_num_threads() noexcept {
+  const FloatingPointScope scope;
 #if defined(_OPENMP)
   const int wanted = omp_get_max_threads();  // OMP_NUM_THREADS, or a CPU each
 #else
@@ -68,6 +69,21 @@ bool can_start_threads(int count) noexcept {
   return granted;
 }
 
+// A function of its own, and never a part of its caller: Clang calls the runtime at the beginning of the function that
+// has the region, and LLVM's runtime calculates when it is called for the first time. By then the caller has the default
+// environment, or a host would find its exception flags raised, or trap.
+#if defined(__GNUC__)
+[[gnu::noinline]]
+#endif
+void run_in_parallel(int shares, void (*body)(const void* context, int share), const void* context) noexcept {
+#pragma omp parallel num_threads(shares)
+  {
+    const FloatingPointScope scope;
+    // The runtime may give fewer threads than asked for: each takes every so many-th share.
+    for (int share = omp_get_thread_num(); share < shares; share += omp_get_num_threads()) body(context, share);
+  }
+}
+
 #endif
 
 }  // namespace
@@ -91,18 +107,13 @@ int openmp_version() noexcept {
 }
 
 void run_shares(int shares, void (*body)(const void* context, int share), const void* context) noexcept {
+  const FloatingPointScope scope;
 #if defined(_OPENMP)
   if (shares > 1 && !is_forked_child && can_start_threads(shares - 1)) {
-#pragma omp parallel num_threads(shares)
-    {
-      const FloatingPointScope scope;
-      // The runtime may give fewer threads than asked for: each takes every so many-th share.
-      for (int share = omp_get_thread_num(); share < shares; share += omp_get_num_threads()) body(context, share);
-    }
+    run_in_parallel(shares, body, context);
     return;
   }
 #endif
-  const FloatingPointScope scope;
   for (int share = 0; share < shares; ++share) body(context, share);
 }
 
