@@ -5,6 +5,8 @@
 #                       such an instruction, as on aarch64, GCC contracts unless told otherwise
 #   -fno-fast-math      undoes a fast-math flag that came in through CXXFLAGS
 
+include(Sanitizers)
+
 set(RMSPROP_ARITHMETIC_FLAGS $<IF:$<CXX_COMPILER_ID:MSVC>,/fp:precise,-fno-fast-math;-ffp-contract=off>)
 
 function(rmsprop_common_options target)
@@ -13,6 +15,7 @@ function(rmsprop_common_options target)
   set_target_properties(${target} PROPERTIES CXX_EXTENSIONS OFF CXX_VISIBILITY_PRESET hidden
                                              VISIBILITY_INLINES_HIDDEN ON POSITION_INDEPENDENT_CODE ON)
   target_compile_options(${target} PRIVATE ${RMSPROP_ARITHMETIC_FLAGS})
+  rmsprop_sanitize(${target})
   if(MSVC)
     target_compile_options(${target} PRIVATE /W4 $<$<BOOL:${RMSPROP_WARNINGS_AS_ERRORS}>:/WX>)
   else()
