@@ -70,8 +70,8 @@ bool can_start_threads(int count) noexcept {
 }
 
 // A function of its own, and never a part of its caller: Clang calls the runtime at the beginning of the function that
-// has the region, and LLVM's runtime calculates when it is called for the first time. By then the caller has the default
-// environment, or a host would find its exception flags raised, or trap.
+// has the region, and LLVM's runtime calculates when it is called for the first time. By then the caller has the
+// default environment, or a host would find its exception flags raised, or trap.
 #if defined(__GNUC__)
 [[gnu::noinline]]
 #endif
