@@ -1,6 +1,8 @@
 """What a step runs on, and what importing the package does to a process."""
 
 import os
+import platform
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -14,9 +16,9 @@ import rmsprop
 REFERENCE = Path(rmsprop.reference.__file__)
 
 
-def run_python(code, timeout=60, **environment):
+def run_python(code, timeout=60, emulator=(), **environment):
     return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
+        [*emulator, sys.executable, "-c", textwrap.dedent(code)],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
@@ -51,6 +53,35 @@ def test_unknown_or_unsupported_instruction_set_makes_the_import_fail(name):
     assert f"'{name}'" in last_line
     assert "supported here: " in last_line
     assert "baseline" in last_line
+
+
+@pytest.fixture
+def cpu_without_avx():
+    """The command before a command that runs it on an emulated CPU of 2008."""
+    if platform.machine() != "x86_64" or shutil.which("qemu-x86_64") is None:
+        pytest.skip("needs an x86-64 machine with qemu-x86_64 (Debian: qemu-user)")
+    return ("qemu-x86_64", "-cpu", "Nehalem")
+
+
+def test_a_cpu_without_avx_takes_the_baseline_and_gets_the_same_bits(cpu_without_avx):
+    code = """
+        import numpy as np, rmsprop
+        from rmsprop import reference
+        assert rmsprop.instruction_sets() == (("baseline",), "baseline", ("x86-64-v4", "x86-64-v3"))
+        grad = np.random.default_rng(0).standard_normal(30_003)
+        param, expected, square_avg = np.ones((3, 30_003))
+        rmsprop.functional.rmsprop_(param, grad, square_avg.copy(), lr=0.1, weight_decay=0.1, num_threads=2)
+        reference.rmsprop_(expected, grad, square_avg, lr=0.1, weight_decay=0.1)
+        assert param.tobytes() == expected.tobytes()
+    """
+    result = run_python(code, emulator=cpu_without_avx, timeout=300)
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_cpu_without_avx_refuses_what_it_lacks(cpu_without_avx):
+    result = run_python("import rmsprop", emulator=cpu_without_avx, timeout=300, RMSPROP_ISA="x86-64-v3")
+    assert result.returncode == 1
+    assert "ImportError: RMSPROP_ISA: instruction set 'x86-64-v3' is not supported by this CPU" in result.stderr
 
 
 def test_baseline_is_always_available():
