@@ -34,19 +34,48 @@ KINDS = ("fresh", "ordinary", "subnormal", "extreme", "special")
 
 @dataclass(frozen=True)
 class Format:
-    """A floating-point format: how its bits are laid out, and the NumPy types of its numbers and of their bits."""
+    """A floating-point format: how its bits are laid out, and the NumPy types of the bits and of the computation."""
 
     exponent_bits: int
     mantissa_bits: int
-    numbers: type[np.floating]
     words: type[np.unsignedinteger]
+    computed: type[np.floating]
 
 
-FLOAT32 = Format(8, 23, np.float32, np.uint32)
-FLOAT64 = Format(11, 52, np.float64, np.uint64)
+FLOAT32 = Format(8, 23, np.uint32, np.float32)
+FLOAT64 = Format(11, 52, np.uint64, np.float64)
+BFLOAT16 = Format(8, 7, np.uint16, np.float32)
+FLOAT16 = Format(5, 10, np.uint16, np.float32)
 
 # By the dtype of a line: the formats of the parameter, of the gradient and of the state.
-DTYPES = {"float32": (FLOAT32, FLOAT32, FLOAT32), "float64": (FLOAT64, FLOAT64, FLOAT64)}
+DTYPES = {
+    "float32": (FLOAT32, FLOAT32, FLOAT32),
+    "float64": (FLOAT64, FLOAT64, FLOAT64),
+    "bfloat16": (BFLOAT16, BFLOAT16, FLOAT32),
+    "float16": (FLOAT16, FLOAT16, FLOAT32),
+}
+
+
+def decoded(words, form):
+    """Return the numbers of which these are the bits, in the type that is computed in."""
+    if form == BFLOAT16:
+        return (words.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    if form == FLOAT16:
+        return words.view(np.float16).astype(np.float32)
+    return words.view(form.computed)
+
+
+def encoded(numbers, form):
+    """Return the bits of numbers, rounded to the nearest that the format has, a tie to the even one."""
+    if form == BFLOAT16:
+        bits = numbers.view(np.uint32)
+        below, kept = bits & np.uint32(0xFFFF), bits >> np.uint32(16)
+        up = (below > 0x8000) | ((below == 0x8000) & (kept % 2 == 1))
+        return np.where(np.isnan(numbers), canonical_nan(form), kept + up).astype(np.uint16)
+    if form == FLOAT16:
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            return numbers.astype(np.float16).view(np.uint16)
+    return numbers.view(form.words)
 
 
 def format_of(dtype, operand):
@@ -79,10 +108,10 @@ def canonical_nan(form):
 
 
 def inputs(form, kind, operand, step, size):
-    """Return numbers of a kind for an operand: every bit of them is made from integers."""
+    """Return the bits of numbers of a kind for an operand, all of them made from integers."""
     number = OPERANDS.index(operand)
     if kind == "fresh" and number >= 2:
-        return np.zeros(size, form.numbers)
+        return np.zeros(size, form.words)
     words = random_words(KINDS.index(kind) * 64 + number * 8 + step, size)
     mantissa = words & np.uint64((1 << form.mantissa_bits) - 1)
     pick = (words >> np.uint64(52)) & np.uint64(0x7FF)
@@ -100,13 +129,12 @@ def inputs(form, kind, operand, step, size):
     sign = words >> np.uint64(63)
     if operand == "square_avg" and kind != "special":
         sign = np.zeros_like(sign)
-    bits = (sign << np.uint64(form.exponent_bits + form.mantissa_bits)) | magnitude
-    return bits.astype(form.words).view(form.numbers)
+    return ((sign << np.uint64(form.exponent_bits + form.mantissa_bits)) | magnitude).astype(form.words)
 
 
-def hashed(numbers, form, place):
+def hashed(words, form, place):
     """Return a hash of the bits of numbers, each with its index; every NaN counts as the same one."""
-    words = np.where(np.isnan(numbers), form.words(canonical_nan(form)), numbers.view(form.words)).astype(np.uint64)
+    words = np.where(np.isnan(decoded(words, form)), form.words(canonical_nan(form)), words).astype(np.uint64)
     places = mixed((np.uint64(place + 1) << np.uint64(32)) + np.arange(words.size, dtype=np.uint64))
     return int(mixed(words ^ places).sum(dtype=np.uint64))
 
@@ -132,23 +160,25 @@ class Case:
     def hash_of(self, kind):
         if self.rule == "sum_of_squares":
             form = format_of(self.dtype, "grad")
-            grad = inputs(form, kind, "grad", 0, self.options["n"])
+            grad = decoded(inputs(form, kind, "grad", 0, self.options["n"]), form)
             with np.errstate(all="ignore"):
                 total = reference.sum_of_squares([grad], self.options["grad_scale"])
-            return hashed(np.array([total]), FLOAT64, 0)
+            return hashed(encoded(np.array([total]), FLOAT64), FLOAT64, 0)
         arrays = self.stepped(kind)
         return sum(
-            hashed(numbers, format_of(self.dtype, operand), OPERANDS.index(operand))
-            for operand, numbers in arrays.items()
+            hashed(words, format_of(self.dtype, operand), OPERANDS.index(operand)) for operand, words in arrays.items()
         ) % (1 << 64)
 
     def stepped(self, kind):
-        """Return the operands after the steps."""
+        """Return the bits of the operands after the steps."""
         size = SHAPE[0] * SHAPE[1]
         arrays = {name: inputs(format_of(self.dtype, name), kind, name, 0, size) for name in self.operands()}
         for step in range(STEPS):
             arrays["grad"] = inputs(format_of(self.dtype, "grad"), kind, "grad", step, size)
-            self.step(arrays, step)
+            numbers = {name: decoded(words, format_of(self.dtype, name)) for name, words in arrays.items()}
+            self.step(numbers, step)
+            arrays["param"] = encoded(numbers["param"], format_of(self.dtype, "param"))
+            arrays |= {name: encoded(numbers[name], format_of(self.dtype, name)) for name in self.operands()[2:]}
         return arrays
 
     def operands(self):
@@ -214,11 +244,15 @@ def formulas():
             yield rule, {name: value for part in (chosen, *positions) for name, value in part.items()}
 
 
-def cases_of_steps():
-    """Yield the rule and the options of every line that is about steps."""
+def cases_of_formulas():
+    """Yield the rule and the options of every line that is about a formula."""
     for rule, chosen in formulas():
         for preparation in PREPARATIONS_OF_EVERY_FORMULA:
             yield rule, {**chosen, **preparation}
+
+
+def cases_of_rules():
+    """Yield the rule and the options of every line that is about what is done around a formula."""
     for rule, chosen in rules():
         for preparation in PREPARATIONS:
             yield rule, {**chosen, **preparation}
@@ -234,7 +268,11 @@ def cases_of_steps():
 def cases():
     """Yield every line of the table."""
     for dtype in DTYPES:
-        for rule, options in cases_of_steps():
+        # Storage in 16 bits is a stage before and behind the formula, so not every formula has to be there again.
+        is_stage = DTYPES[dtype][0] != DTYPES[dtype][2]
+        for rule, options in rules() if is_stage else cases_of_formulas():
+            yield Case(dtype, rule, options)
+        for rule, options in cases_of_rules():
             yield Case(dtype, rule, options)
         for n in (1, 17, 4096, 4097, 40_003):
             for grad_scale in (1.0, 1 / 3):

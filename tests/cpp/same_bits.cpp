@@ -45,19 +45,24 @@ struct Format {
 
 constexpr Format float32 = {8, 23};
 constexpr Format float64 = {11, 52};
+constexpr Format bfloat16 = {8, 7};
+constexpr Format float16 = {5, 10};
 
 // What a line calls a dtype: the formats of the parameter, of the gradient and of the state.
 struct DType {
   std::string_view name;
   std::array<Format, 3> formats;
-  rmsprop::DType engine;
+  rmsprop::DType computed;
+  rmsprop::Packing packing;
 
   const Format& format(int operand) const { return formats[std::min(operand, 2)]; }
 };
 
 constexpr DType dtypes[] = {
-    {"float32", {float32, float32, float32}, rmsprop::DType::float32},
-    {"float64", {float64, float64, float64}, rmsprop::DType::float64},
+    {"float32", {float32, float32, float32}, rmsprop::DType::float32, rmsprop::Packing::none},
+    {"float64", {float64, float64, float64}, rmsprop::DType::float64, rmsprop::Packing::none},
+    {"bfloat16", {bfloat16, bfloat16, float32}, rmsprop::DType::float32, rmsprop::Packing::bfloat16},
+    {"float16", {float16, float16, float32}, rmsprop::DType::float32, rmsprop::Packing::float16},
 };
 
 // Every bit of the result depends on every bit of the argument (SplitMix64's finalizer).
@@ -333,7 +338,8 @@ class Problem {
     }
     tensor_.update = &update_;
     tensor_.size = element_count;
-    tensor_.dtype = line.dtype.engine;
+    tensor_.dtype = line.dtype.computed;
+    tensor_.packing = {line.dtype.packing, line.dtype.packing};
     tensor_.layout = laid_out(layout_, rmsprop::normalize) ? nullptr : &layout_;
   }
 
@@ -457,7 +463,8 @@ void compare_sums(const std::vector<Line>& lines, Comparison& comparison) {
       tensor.data[rmsprop::grad] = memory.data();
       tensor.update = &update;
       tensor.size = line.sum_of_squares;
-      tensor.dtype = line.dtype.engine;
+      tensor.dtype = line.dtype.computed;
+      tensor.packing = {line.dtype.packing, line.dtype.packing};
       for (const int threads : thread_counts) {
         const double sum = rmsprop::sum_of_squares({&tensor, 1}, threads);
         const auto* bytes = reinterpret_cast<const std::byte*>(&sum);
