@@ -3,15 +3,12 @@
 import errno
 import json
 import os
-import random
 import resource
-import signal
 import stat
 import struct
 import subprocess
 import sys
 import threading
-import time
 import tracemalloc
 from hashlib import sha256
 from pathlib import Path
@@ -22,7 +19,7 @@ import pytest
 import rmsprop
 from bits import assert_same_bits
 from rmsprop import checkpoint
-from runs import DTYPES, FORMS, RULES, Run, Unchanged, assert_same_state
+from runs import DTYPES, FORMS, RULES, Run, Unchanged
 
 NAME = "optimizer.safetensors"
 
@@ -198,8 +195,7 @@ def test_the_safetensors_library_reads_what_is_saved(dtype, path):
     run = Run("centered", dtype, "groups").step(2)
     run.optimizer.save(path)
     with safetensors.safe_open(path, framework="numpy") as file:
-        assert file.metadata()["format"] == "rmsprop checkpoint"
-        assert json.loads(file.metadata()["steps"]) == [2, 2, 2, 2]
+        assert json.loads(file.metadata()[checkpoint.FORMAT])["steps"] == [2, 2, 2, 2]
         names = set(file.keys())
         for number, entry in run.optimizer.state_dict()["state"].items():
             for name, array in entry.items():
@@ -230,19 +226,29 @@ def test_saving_twice_gives_the_same_file(path):
     assert path.read_bytes() == first
 
 
-def test_neither_saving_nor_loading_needs_another_copy_of_the_state(path):
-    weights = np.ones((1 << 12, 1 << 11), np.float32).T  # 32 MB, in the order of Fortran
-    optimizer = rmsprop.RMSprop(weights, centered=True)
-    other = rmsprop.RMSprop(weights, centered=True)
-    tracemalloc.start()
-    optimizer.save(path)
-    _, peak_of_saving = tracemalloc.get_traced_memory()
-    tracemalloc.reset_peak()
-    other.load(path)
-    _, peak_of_loading = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak_of_saving < 3 * checkpoint.PIECE
-    assert peak_of_loading < 2 * weights.nbytes + 3 * checkpoint.PIECE  # the new state itself is two arrays
+@pytest.mark.parametrize("layout", ["np.ones(SHAPE, np.float32)", "np.ones(SHAPE, np.float32).T"])
+def test_neither_saving_nor_loading_needs_another_copy_of_the_state(layout, path):
+    """Measured as the system does, since safetensors allocates where Python does not look."""
+    program = f"""
+import resource, numpy as np, rmsprop
+SHAPE = (1 << 12, 1 << 12)
+weights = {layout}
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+optimizer = rmsprop.RMSprop(weights[:1])  # so that all that is imported is imported
+optimizer.save({os.fspath(path)!r})
+optimizer.load({os.fspath(path)!r})
+optimizer = rmsprop.RMSprop(weights, centered=True)
+before = peak()
+optimizer.save({os.fspath(path)!r})
+saved = peak()
+optimizer.load({os.fspath(path)!r})
+print(saved - before, peak() - saved, weights.nbytes)
+"""
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    by_saving, by_loading, nbytes = map(int, finished.stdout.split())
+    assert by_saving < nbytes / 4
+    assert by_loading < (2 + 1 / 4) * nbytes  # the new state itself is two arrays
 
 
 def test_describe_tells_what_is_in_a_file(path):
@@ -306,13 +312,11 @@ def failing(function, error, on_call=1):
 
 
 FAILURES = [
-    *[("write", OSError(errno.ENOSPC, "No space left on device"), call) for call in (1, 2, 3, 4)],
-    ("fsync", OSError(errno.EIO, "Input/output error"), 1),
-    ("close", OSError(errno.EDQUOT, "Disk quota exceeded"), 1),
-    ("replace", OSError(errno.EIO, "Input/output error"), 1),
-    ("open", OSError(errno.EMFILE, "Too many open files"), 1),
-    ("write", KeyboardInterrupt(), 2),
+    ("mkdir", OSError(errno.EDQUOT, "Disk quota exceeded"), 1),
     ("fchmod", OSError(errno.EPERM, "Operation not permitted"), 1),
+    ("fsync", OSError(errno.EIO, "Input/output error"), 1),
+    ("fsync", KeyboardInterrupt(), 1),
+    ("replace", OSError(errno.EIO, "Input/output error"), 1),
 ]
 
 
@@ -330,8 +334,8 @@ def test_an_error_on_the_way_is_raised_and_leaves_the_old_file_alone(name, error
 
 
 def test_an_error_without_an_old_file_leaves_none(path, monkeypatch):
-    monkeypatch.setattr(os, "write", failing(os.write, OSError(errno.ENOSPC, "No space left on device"), 2))
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr(os, "fsync", failing(os.fsync, OSError(errno.EIO, "Input/output error")))
+    with pytest.raises(OSError, match="Input/output error"):
         small().save(path)
     assert os.listdir(path.parent) == []
 
@@ -358,25 +362,14 @@ def test_file_is_flushed_before_it_is_renamed_and_the_folder_after(path, monkeyp
 
         monkeypatch.setattr(os, name, wrapped)
 
-    def kind(descriptor):
-        return "folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file"
+    def flushed(descriptor):
+        is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        return "flush folder" if is_folder else ("flush", Path(f"/dev/fd/{descriptor}").read_bytes())
 
-    recording("write", lambda descriptor, data: "write")
-    recording("fsync", lambda descriptor: f"flush {kind(descriptor)}")
+    recording("fsync", flushed)
     recording("replace", lambda source, target: f"rename to {os.path.basename(target)}")
     small().save(path)
-    assert list(dict.fromkeys(happened)) == ["write", "flush file", f"rename to {NAME}", "flush folder"]
-
-
-def test_short_writes_are_continued(path, monkeypatch):
-    write = os.write
-    run = Run(form="list").step(2)
-    monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:7]))
-    run.optimizer.save(path)
-    monkeypatch.undo()
-    resumed = run.at_the_same_point()
-    resumed.optimizer.load(path)
-    assert_same_state(resumed.optimizer, run.optimizer)
+    assert happened == [("flush", path.read_bytes()), f"rename to {NAME}", "flush folder"]
 
 
 def test_a_full_disk_is_an_error_and_the_old_file_stays(tmp_path):
@@ -399,95 +392,6 @@ assert os.listdir({os.fspath(tmp_path)!r}) == [{NAME!r}]
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
-def in_a_fresh_process(function, *arguments):
-    """Run a function of this file in a process without threads, which can fork, and give up after a minute."""
-    program = f"import {__name__} as tests; tests.{function.__name__}(*{arguments!r})"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=60)
-
-
-def test_a_saver_that_is_killed_leaves_the_old_or_the_new_file_whole(path):
-    in_a_fresh_process(kill_savers_at_random_moments, os.fspath(path))
-    leftovers = [name for name in os.listdir(path.parent) if name != NAME]
-    assert all(name.startswith(".rmsprop-") and name.endswith(".tmp") for name in leftovers)
-
-
-def kill_savers_at_random_moments(path):
-    chance = random.Random(0)
-    optimizer = rmsprop.RMSprop(np.ones(50_000), momentum=0.9)
-    for _ in range(20):
-        reading, writing = os.pipe()
-        saver = os.fork()
-        if saver == 0:
-            save_forever(optimizer, path, writing)
-        os.close(writing)
-        reported = os.read(reading, 1)
-        time.sleep(chance.uniform(0.0, 0.02))
-        os.kill(saver, signal.SIGKILL)
-        os.waitpid(saver, 0)
-        while more := os.read(reading, 1 << 16):
-            reported += more
-        os.close(reading)
-        optimizer.load(path)
-        (value,) = {float(n) for name in ("square_avg", "momentum_buffer") for n in optimizer.state[0][name]}
-        assert value in (reported[-1], reported[-1] + 1)
-
-
-def save_forever(optimizer, path, descriptor):
-    """Save state that is one number all over, and report the number after each save."""
-    for value in range(1, 256):
-        for name in ("square_avg", "momentum_buffer"):
-            optimizer.state[0][name][...] = value
-        optimizer.save(path)
-        os.write(descriptor, bytes([value]))
-
-
-@pytest.mark.parametrize("name", ["open", "write", "fchmod", "fsync", "close", "replace"])
-def test_a_saver_that_is_killed_at_any_call_leaves_the_old_or_the_new_file_whole(name, path):
-    in_a_fresh_process(kill_savers_at_every, name, os.fspath(path))
-
-
-def kill_savers_at_every(name, path):
-    for on_call in range(1, 20):
-        killed = [is_killed_at(name, on_call, moment, path) for moment in ("before", "after")]
-        if not any(killed):
-            break
-        assert all(killed)
-    assert 1 < on_call < 19
-
-
-def is_killed_at(name, on_call, moment, path):
-    """Tell whether a saver reached a call of a function of the system, where it was to be killed."""
-    small(1.0).save(path)
-    saver = os.fork()
-    if saver == 0:
-        kill_at(name, on_call, moment)
-        small(2.0).save(path)
-        os._exit(0)
-    _, status = os.waitpid(saver, 0)
-    killed = os.WIFSIGNALED(status)
-    assert killed or status == 0
-    assert loaded_value(path) in ((1, 2) if killed else (2,))
-    return killed
-
-
-def kill_at(name, on_call, moment):
-    """Make this process kill itself before or after a call of a function of the system."""
-    function = getattr(os, name)
-    calls = []
-
-    def wrapped(*args, **kwargs):
-        calls.append(args)
-        if len(calls) == on_call and moment == "before":
-            os.kill(os.getpid(), signal.SIGKILL)
-        result = function(*args, **kwargs)
-        if len(calls) == on_call:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return result
-
-    setattr(os, name, wrapped)
-
-
 def test_two_savers_at_once_give_the_file_of_one_of_them(path):
     def save(value):
         for _ in range(20):
@@ -505,16 +409,6 @@ def test_two_savers_at_once_give_the_file_of_one_of_them(path):
     assert seen <= {1, 2, 3, 4}
     assert loaded_value(path) in {1, 2, 3, 4}
     assert os.listdir(path.parent) == [NAME]
-
-
-def test_a_temporary_file_of_somebody_else_is_left_alone(path, monkeypatch):
-    monkeypatch.setattr(os, "urandom", bytes)
-    taken = path.with_name(".rmsprop-0000000000000000.tmp")
-    taken.write_text("of somebody else")
-    with pytest.raises(FileExistsError):
-        small().save(path)
-    assert taken.read_text() == "of somebody else"
-    assert os.listdir(path.parent) == [taken.name]
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o444, 0o666])
@@ -674,7 +568,7 @@ def test_a_file_that_goes_on_is_refused(path):
     content = path.read_bytes()
     for more in (b"\0", content):
         path.write_bytes(content + more)
-        refuse(optimizer, path, "damaged: it has [0-9]+ bytes, wanted [0-9]+")
+        refuse(optimizer, path, "not a checkpoint of rmsprop, or damaged: .*file not fully covered")
 
 
 @pytest.mark.parametrize("flip", [0x01, 0x20, 0xFF])
@@ -722,15 +616,29 @@ def entry(**changes):
     return lambda header: header["state.0.square_avg"].update(changes)
 
 
-def metadata(**changes):
-    return lambda header: header["__metadata__"].update(changes)
+def facts(raw=None, **changes):
+    def change(header):
+        said = json.loads(header["__metadata__"][checkpoint.FORMAT])
+        said.update(changes)
+        header["__metadata__"][checkpoint.FORMAT] = json.dumps(said) if raw is None else raw
+
+    return change
+
+
+def without_fact(name):
+    def change(header):
+        said = json.loads(header["__metadata__"][checkpoint.FORMAT])
+        del said[name]
+        header["__metadata__"][checkpoint.FORMAT] = json.dumps(said)
+
+    return change
 
 
 def group(**changes):
     def change(header):
-        groups = json.loads(header["__metadata__"]["param_groups"])
+        groups = json.loads(header["__metadata__"][checkpoint.FORMAT])["param_groups"]
         groups[0].update(changes)
-        header["__metadata__"]["param_groups"] = json.dumps(groups)
+        facts(param_groups=groups)(header)
 
     return change
 
@@ -749,53 +657,66 @@ def moved_last(name):
 
 
 FORGED = {
-    "another format": (metadata(format="pt"), "not a checkpoint of rmsprop"),
+    "another format": (
+        lambda header: header.update({"__metadata__": {"format": "pt"}}),
+        "not a checkpoint of rmsprop, or damaged: its header does not say 'rmsprop checkpoint'",
+    ),
     "no metadata": (lambda header: header.pop("__metadata__"), "not a checkpoint of rmsprop"),
-    "newer": (metadata(format_version="2"), "in format 2, written by a newer rmsprop; this one reads format 1"),
-    "version no number": (metadata(format_version="x"), "its header has no format version"),
-    "no version": (lambda header: header["__metadata__"].pop("format_version"), "its header has no format version"),
-    "metadata missing": (lambda header: header["__metadata__"].pop("written_by"), "its header has format, .*, wanted"),
-    "metadata unknown": (metadata(more="1"), "its header has format, .*, wanted"),
-    "metadata no text": (metadata(written_by=3), "its header has format, .*, wanted"),
-    "another optimizer": (metadata(optimizer="adagrad"), "it is the state of adagrad, wanted rmsprop"),
-    "shape overflows": (entry(shape=[2**62, 2**62]), "form that rmsprop writes"),
-    "shape too large": (entry(shape=[2**40], data_offsets=[8, 8 + 2**42]), "form that rmsprop writes"),
-    "shape too long": (entry(shape=[1] * 66), "no shape that an array can have"),
-    "shape beyond 64 bits": (entry(shape=[2**64, 0]), "no shape that an array can have"),
-    "shape negative": (entry(shape=[-3]), "no shape that an array can have"),
-    "shape of bools": (entry(shape=[True, 3]), "no shape that an array can have"),
-    "shape of floats": (entry(shape=[3.0]), "no shape that an array can have"),
-    "shape missing": (entry(shape=None), "no shape that an array can have"),
+    "newer": (facts(format_version=2), "in format 2, written by a newer rmsprop; this one reads format 1"),
+    "version no number": (facts(format_version="1"), "its header has no format version"),
+    "version none": (facts(format_version=0), "its header has no format version"),
+    "version a bool": (facts(format_version=True), "its header has no format version"),
+    "no version": (without_fact("format_version"), "its header has no format version"),
+    "facts no dict": (facts("[1]"), "its header has no format version"),
+    "facts no JSON": (facts("{"), "its header is not JSON"),
+    "facts deep": (facts("[" * 100_000), "its header is not JSON"),
+    "fact missing": (without_fact("written_by"), "its header has .*, wanted"),
+    "fact unknown": (facts(more="1"), "its header has .*, more, wanted"),
+    "fact of another type": (facts(written_by=3), "its header has .*, wanted"),
+    "fact twice": (facts('{"format_version": 1, "steps": [], "steps": []}'), "its header names something twice"),
+    "metadata unknown": (lambda header: header["__metadata__"].update(more="1"), "its header has .*more, .*wanted"),
+    "another optimizer": (facts(optimizer="adagrad"), "it is the state of adagrad, wanted rmsprop"),
+    "shape overflows": (entry(shape=[2**62, 2**62]), "overflow computing buffer size"),
+    "shape too large": (entry(shape=[2**40], data_offsets=[8, 8 + 2**42]), "not fully covered|invalid offset"),
+    "shape too long": (entry(shape=[1] * 66 + [3]), r"shape \(1, .* does not match the parameter's \(3,\)"),
+    "shape beyond 64 bits": (entry(shape=[2**64, 0]), "invalid JSON in header"),
+    "shape negative": (entry(shape=[-3]), "invalid JSON in header"),
+    "shape of bools": (entry(shape=[True, 3]), "invalid JSON in header"),
+    "shape of floats": (entry(shape=[3.0]), "invalid JSON in header"),
+    "shape missing": (entry(shape=None), "invalid JSON in header"),
     "shape other": (entry(shape=[3, 1]), r"shape \(3, 1\) does not match the parameter's \(3,\)"),
     "dtype other": (entry(dtype="I32"), "'state.0.square_avg' is of type 'I32', wanted F32 or F64"),
-    "dtype no text": (entry(dtype=[]), "is of type"),
-    "entry no dict": (lambda header: header.update({"state.0.square_avg": 3}), "no shape that an array can have"),
-    "entry with more": (entry(more=1), "form that rmsprop writes"),
-    "overlap": (entry(data_offsets=[0, 12]), "form that rmsprop writes"),
-    "offsets turned": (entry(data_offsets=[20, 8]), "form that rmsprop writes"),
-    "another order": (moved_last("state.0.square_avg"), "form that rmsprop writes"),
-    "no checksum": (lambda header: header.pop("checksum"), "form that rmsprop writes"),
+    "dtype no text": (entry(dtype=[]), "invalid JSON in header"),
+    "dtype of nobody": (entry(dtype="F31"), "invalid JSON in header"),
+    "entry no dict": (lambda header: header.update({"state.0.square_avg": 3}), "invalid JSON in header"),
+    "entry with more": (entry(more=1), "has dtype, shape, data_offsets, more, wanted dtype, shape, data_offsets"),
+    "overlap": (entry(data_offsets=[0, 12]), "invalid offset"),
+    "gap": (entry(data_offsets=[9, 21]), "invalid offset"),
+    "offsets turned": (entry(data_offsets=[20, 8]), "invalid offset"),
+    "no checksum": (lambda header: header.pop("checksum"), "not fully covered"),
+    "checksum of another type": (
+        lambda header: header["checksum"].update(dtype="F32", shape=[8]),
+        "its last entry is not its checksum",
+    ),
     "array missing": (renamed("state.0.square_avg", "state.0.grad_avg"), r"state\['w'\]: no square_avg"),
     "array unknown": (renamed("state.0.square_avg", "state.0.exp_avg"), r"state\['w'\]: unknown entry 'exp_avg'"),
     "array of nobody": (renamed("state.0.square_avg", "state.7.square_avg"), "is the state of no parameter"),
     "name of nothing": (renamed("state.0.square_avg", "weight"), "'weight' is the state of no parameter"),
-    "steps missing": (metadata(steps="[0]"), "is the state of no parameter"),
-    "steps more": (metadata(steps="[0, 0, 0]"), "parameter 2 is in no group"),
-    "steps no list": (metadata(steps="3"), "'steps' in its header is no list"),
-    "steps no JSON": (metadata(steps="["), "'steps' in its header is no list"),
-    "steps deep": (metadata(steps="[" * 100_000), "'steps' in its header is no list"),
-    "steps with spaces": (metadata(steps="[0,0]"), "'steps' in its header is no list in the form"),
-    "step negative": (metadata(steps="[-1, 0]"), "step: got -1, wanted a count >= 0"),
-    "step a float": (metadata(steps="[1.5, 0]"), "'steps' in its header are not all whole numbers"),
-    "step huge": (metadata(steps=f"[{10**30}, 0]"), "step: got 1000000000000000000000000000000"),
-    "step endless": (metadata(steps=f"[{'1' * 5000}, 0]"), "'steps' in its header is no list|step: got"),
-    "complex": (metadata(complex='["state.0.square_avg"]'), "form that rmsprop writes"),
-    "complex of nobody": (metadata(complex='["bias"]'), "form that rmsprop writes"),
-    "complex no names": (metadata(complex="[[]]"), "form that rmsprop writes"),
-    "complex no list": (metadata(complex="{}"), "'complex' in its header is no list"),
-    "groups no dicts": (metadata(param_groups="[1]"), "param_groups: got list, wanted a list of dicts"),
-    "no groups": (metadata(param_groups="[]", steps="[]"), "is the state of no parameter"),
-    "hyperparameter nan": (group(lr=float("nan")), "'param_groups' in its header is no list|lr"),
+    "steps missing": (facts(steps=[0]), "is the state of no parameter"),
+    "steps more": (facts(steps=[0, 0, 0]), "parameter 2 is in no group"),
+    "steps no list": (facts(steps=3), "its header has .*, wanted"),
+    "step negative": (facts(steps=[-1, 0]), "step: got -1, wanted a count >= 0"),
+    "step a float": (facts(steps=[1.5, 0]), "step: got float, wanted an int"),
+    "step a bool": (facts(steps=[True, 0]), "step: got bool, wanted an int"),
+    "step huge": (facts(steps=[10**30, 0]), "step: got 1000000000000000000000000000000"),
+    "step endless": (facts('{"steps": [' + "1" * 5000 + "]}"), "integer string conversion|has no format version"),
+    "complex": (facts(complex=["state.0.square_avg"]), r"has the shape \[3\], wanted one of pairs"),
+    "complex of nobody": (facts(complex=["bias"]), "'complex' in its header has 'bias', which is no array"),
+    "complex no names": (facts(complex=[[]]), "'complex' in its header has"),
+    "complex no list": (facts(complex={}), "its header has .*, wanted"),
+    "groups no dicts": (facts(param_groups=[1]), "param_groups: got list, wanted a list of dicts"),
+    "no groups": (facts(param_groups=[], steps=[]), "is the state of no parameter"),
+    "hyperparameter nan": (group(lr=float("nan")), "lr"),
     "hyperparameter text": (group(lr="fast"), "lr: got str, wanted a number"),
     "hyperparameter unknown": (group(betas=1), "unknown hyperparameter betas"),
     "names other": (group(param_names=["w", "x"]), r"of the name 'x', wanted 'b'"),
@@ -845,9 +766,13 @@ def test_duplicate_entries_are_refused(path):
     text = content[8 : 8 + length].rstrip()
     one = text.index(b'"state.0.square_avg"')
     duplicate = text[one : text.index(b"}", one) + 1] + b","
-    for raw in (text[:one] + duplicate + text[one:], text.replace(b'"written_by":', b'"written_by":"1","written_by":')):
+    for raw in (
+        text[:one] + duplicate + text[one:],
+        text.replace(b'{"rmsprop checkpoint"', b'{"rmsprop checkpoint":"{}","rmsprop checkpoint"'),
+    ):
+        assert raw != text
         path.write_bytes(forged(content, raw=raw))
-        refuse(optimizer, path, "its header is not in the form that rmsprop writes")
+        refuse(optimizer, path, "its header names something twice")
 
 
 @pytest.mark.parametrize("length", [0, 1, 2**16, 99_999_999, 100_000_001, 2**31, 2**32, 2**63, 2**64 - 1])

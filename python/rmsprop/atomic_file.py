@@ -4,54 +4,41 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from tempfile import TemporaryDirectory
 from typing import Any
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[int]:
-    """Open a temporary file to write into, and put it in the place of `path` once the block is left without an error.
+def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
+    """Give a path for a new file, and put the file into the place of `path` once the block is left without an error.
 
-    The temporary file lies in the same folder under a name that nobody else has, so that two savers at once give the
-    file of one of them. It is flushed to the disk before it is renamed, and the folder after that. On an error it is
-    removed; only a process that is killed leaves one behind (`.rmsprop-*.tmp`), which does no harm.
+    The new file lies in a temporary folder beside `path` under a name that nobody else has, so that two savers at once
+    give the file of one of them, and so that writing it may well mean replacing it. It is flushed to the disk
+    before it is renamed, and the folder of `path` after that. The temporary folder is removed; only a process that is
+    killed leaves it behind (`.rmsprop-*.tmp`), which does no harm.
 
     A file that is replaced keeps its permissions, and if `path` is a symbolic link, it is the file it points to.
 
     Yields:
-        The descriptor of the temporary file.
+        The path of a new and empty file.
 
     Raises:
         OSError: anything failed. Unless it was the flush of the folder, `path` is as it was.
     """
     target = os.path.realpath(os.fsdecode(path))
-    mode = _mode_of(target)
+    old_mode = _mode_of(target)
     folder = os.path.dirname(target)
-    temporary = os.path.join(folder, f".rmsprop-{os.urandom(8).hex()}.tmp")
-    # Never wider than it will be: whoever opened it by now could go on reading.
-    descriptor = os.open(
-        temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666 if mode is None else mode
-    )
-    try:
-        try:
-            if mode is not None:
-                os.fchmod(descriptor, mode)
-            yield descriptor
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        os.replace(temporary, target)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise
+    with TemporaryDirectory(prefix=".rmsprop-", suffix=".tmp", dir=folder) as temporary:
+        new = os.path.join(temporary, "new")
+        with open(new, "xb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode) if old_mode is None else old_mode
+        yield new
+        with open(new, "rb") as file:
+            os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
+        os.replace(new, target)
     _flush_folder(folder)
-
-
-def write_all(descriptor: int, data: memoryview) -> None:
-    """Write all of `data`, in several pieces if the system takes only a part at a time."""
-    while data:
-        data = data[os.write(descriptor, data) :]
 
 
 def _mode_of(target: str) -> int | None:

@@ -1,24 +1,27 @@
 """Checkpoints: the state of an optimizer in one file, which is either whole or refused.
 
-A checkpoint is a safetensors file, so any reader of that format can look inside: 8 bytes with the length of the header
-(little-endian), the header (JSON), and the arrays one after the other.
+A checkpoint is a safetensors file, so any reader of that format can look inside:
 
-    state.0.square_avg  the arrays of parameter 0, and so on: little-endian, in the order of their indices (C). Complex
-                        ones, which the format lacks, are reals with one more dimension of length 2.
+    state.0.square_avg  the arrays of parameter 0, and so on, in the order of their indices (C). Complex ones are reals
+                        with one more dimension of length 2.
     checksum            SHA-256 of all bytes of the file before it. It comes last.
-    __metadata__        format              always "rmsprop checkpoint"
-                        format_version      "1"
+    __metadata__        one entry, "rmsprop checkpoint", with these facts as JSON:
+                        format_version      1
                         written_by          the version of rmsprop
                         optimizer           "rmsprop" or "adagrad"
-                        param_groups        JSON: as in a state dict. If lr was a schedule, it is the number that the
-                                            schedule gave, and "lr_is_schedule" is true.
-                        steps               JSON: the step count of each parameter
-                        complex             JSON: the names of arrays that are complex
+                        param_groups        as in a state dict. If lr was a schedule, it is the number that the schedule
+                                            gave, and "lr_is_schedule" is true.
+                        steps               the step count of each parameter
+                        complex             the names of arrays that are complex
 
-Why not the safetensors package (0.8)? Its writer needs all arrays contiguous and complete before it starts, does not
-flush to the disk, and turns the system's errors into ones without a number. Its reader maps the file into memory, and
-takes duplicate entries and bytes that mean nothing. Here arrays are written and read piece by piece, straight from
-and to their place, and a header is accepted if it is, byte for byte, the one that this module writes.
+The safetensors package writes the file and reads its header. What version 0.8 of it does not do is done here:
+
+* It writes contiguous arrays (C) only. One in another layout would have to be copied before, so it is put into its
+  place in the file afterwards, piece by piece.
+* It reads a tensor into new memory, which doubles what a large one needs, and in pieces only from a memory map, where
+  the end of a file that became shorter is a SIGBUS. Here bytes are read straight to where they belong.
+* It has no checksum, and takes headers with names that are there twice and with entries that mean nothing.
+* It does not flush to the disk: that is `atomic_file`.
 """
 
 import hashlib
@@ -28,17 +31,19 @@ import os
 import re
 import stat
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from rmsprop import state_dicts
 from rmsprop._core import __version__
-from rmsprop.atomic_file import replacing, write_all
+from rmsprop.atomic_file import replacing
 
 if TYPE_CHECKING:
     from rmsprop.optimizers import Optimizer
@@ -48,24 +53,25 @@ Progress = Callable[[int, int], None]
 
 FORMAT = "rmsprop checkpoint"
 FORMAT_VERSION = 1
-LONGEST_HEADER = 100_000_000  # the limit of the safetensors format
-MOST_DIMENSIONS = 64  # of NumPy's arrays
 PIECE = 1 << 22  # bytes that are read or written at a time
 
-STORED_AS = {"float32": ("F32", ()), "float64": ("F64", ()), "complex64": ("F32", (2,)), "complex128": ("F64", (2,))}
-"""The type in the file of each dtype, and the dimensions that an element has there."""
+DTYPES = {"F32": "float32", "F64": "float64"}
+"""The types in the file, and what NumPy calls them."""
+
+COMPLEX = {"F32": "complex64", "F64": "complex128"}
+"""What NumPy calls pairs of the types in the file."""
 
 CHECKSUM_BYTES = hashlib.sha256().digest_size
 
-METADATA = ("format", "format_version", "written_by", "optimizer", "param_groups", "steps", "complex")
-
-
-class NotACheckpointError(ValueError):
-    """What was read is no checkpoint of ours, or one so damaged that this cannot be told."""
-
-
-class DamagedError(ValueError):
-    """A checkpoint is not what was written."""
+FACTS = {
+    "format_version": int,
+    "written_by": str,
+    "optimizer": str,
+    "param_groups": list,
+    "steps": list,
+    "complex": list,
+}
+"""What a header says besides the arrays, and of which type each fact is."""
 
 
 class Tensor(NamedTuple):
@@ -84,13 +90,8 @@ class Tensor(NamedTuple):
 class Header(NamedTuple):
     """All of a checkpoint but the bytes of its arrays."""
 
-    metadata: dict[str, str]
+    facts: dict[str, Any]
     tensors: list[Tensor]
-
-    @property
-    def nbytes_after(self) -> int:
-        """How many bytes of the file come after the header."""
-        return sum(tensor.nbytes for tensor in self.tensors) + CHECKSUM_BYTES
 
 
 @dataclass(frozen=True)
@@ -116,14 +117,9 @@ def save(optimizer: "Optimizer", path: str | os.PathLike[str], *, progress: Prog
     state_dicts.check_arrays(optimizer)
     saved = state_dicts.state_dict(optimizer)
     arrays = _arrays_of(saved["state"])
-    tensors = [Tensor(name, array.dtype, array.shape) for name, array in arrays.items()]
-    header = Header(_metadata(optimizer.algorithm.name, saved, tensors), tensors)
-    start = encoded(header)
-    meter = _Meter(len(start) + header.nbytes_after, progress)
-    with replacing(path) as descriptor:
-        for piece in _pieces_of_file(start, arrays.values()):
-            write_all(descriptor, memoryview(piece))
-            meter.count(len(piece))
+    facts = _facts(optimizer.algorithm.name, saved, arrays)
+    with replacing(path) as new:
+        _write(new, arrays, facts, progress)
         # A step that is under way would be told by this, one that came and went by its count.
         optimizer._check(optimizer.param_groups, columns)
         if optimizer._columns is not columns or not np.array_equal(columns.steps, steps):
@@ -132,17 +128,17 @@ def save(optimizer: "Optimizer", path: str | os.PathLike[str], *, progress: Prog
 
 def load(optimizer: "Optimizer", path: str | os.PathLike[str], *, progress: Progress | None = None) -> None:
     """Load what `save` wrote; see `Optimizer.load`."""
-    with _opened(path) as reader:
-        header = reader.header(progress)
+    with _opened(path, progress) as (header, file):
         saved = _state_dict_in(header)
-        if header.metadata["optimizer"] != optimizer.algorithm.name:
-            raise ValueError(f"it is the state of {header.metadata['optimizer']}, wanted {optimizer.algorithm.name}")
+        if header.facts["optimizer"] != optimizer.algorithm.name:
+            raise ValueError(f"it is the state of {header.facts['optimizer']}, wanted {optimizer.algorithm.name}")
         _put_schedules(optimizer, saved["param_groups"])
         replacement = state_dicts.replacement_for(optimizer, saved, array_type=Tensor)
         array_of = {tensor.name: array for array, tensor in replacement.copies}
         for tensor in header.tensors:
-            reader.read_array(array_of[tensor.name])
-        reader.check_checksum()
+            for piece in _pieces(array_of[tensor.name], "writeonly"):
+                if file.readinto(piece) != len(piece):
+                    raise ValueError("damaged: it ends early")
     state_dicts.install(optimizer, replacement)
 
 
@@ -167,16 +163,13 @@ def describe(path: str | os.PathLike[str], *, progress: Progress | None = None) 
         >>> contents.param_groups[0]["param_names"], contents.state[0]["square_avg"].shape
         (['weight'], (3, 2))
     """
-    with _opened(path) as reader:
-        header = reader.header(progress)
+    with _opened(path, progress) as (header, file):
         saved = _state_dict_in(header)
-        reader.skip(sum(tensor.nbytes for tensor in header.tensors))
-        reader.check_checksum()
         return Contents(
-            nbytes=reader.meter.total,
-            format_version=int(header.metadata["format_version"]),
-            written_by=header.metadata["written_by"],
-            optimizer=header.metadata["optimizer"],
+            nbytes=os.fstat(file.fileno()).st_size,
+            format_version=header.facts["format_version"],
+            written_by=header.facts["written_by"],
+            optimizer=header.facts["optimizer"],
             param_groups=saved["param_groups"],
             state=saved["state"],
         )
@@ -185,100 +178,77 @@ def describe(path: str | os.PathLike[str], *, progress: Progress | None = None) 
 # ---- What is in the header -------------------------------------------------------------------------------------------
 
 
-def encoded(header: Header) -> bytes:
-    """Return the bytes of a header. There is one form only, so reading can insist on it."""
-    entries: dict[str, Any] = {"__metadata__": header.metadata}
-    offset = 0
-    for tensor in header.tensors:
-        stored, inner = STORED_AS[tensor.dtype.name]
-        end = offset + tensor.nbytes
-        entries[tensor.name] = {"dtype": stored, "shape": [*tensor.shape, *inner], "data_offsets": [offset, end]}
-        offset = end
-    entries["checksum"] = {"dtype": "U8", "shape": [CHECKSUM_BYTES], "data_offsets": [offset, offset + CHECKSUM_BYTES]}
-    text = json.dumps(entries, separators=(",", ":")).encode("ascii")
-    text += b" " * (-len(text) % 8)  # so that all arrays are aligned
-    return struct.pack("<Q", len(text)) + text
-
-
-def decoded(data: bytes) -> Header:
-    """Return the header that has these bytes.
-
-    Raises:
-        ValueError: it is not one of ours, was written by a newer version, or is not in the form that `encoded` gives.
-    """
-    try:
-        entries = json.loads(data[8:])
-    except (ValueError, RecursionError):
-        raise NotACheckpointError("its header is not JSON") from None
-    metadata = entries.get("__metadata__") if isinstance(entries, dict) else None
-    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
-        raise NotACheckpointError(f"its header does not say {FORMAT!r}")
-    _check_version(metadata.get("format_version"))
-    if tuple(metadata) != METADATA or not all(isinstance(value, str) for value in metadata.values()):
-        raise ValueError(f"its header has {', '.join(metadata)}, wanted {', '.join(METADATA)}")
-    complex_names = {name for name in _list_in(metadata, "complex") if isinstance(name, str)}
-    tensors = [
-        _tensor(name, entry, name in complex_names)
-        for name, entry in entries.items()
-        if name not in {"__metadata__", "checksum"}
-    ]
-    header = Header(metadata, tensors)
-    if encoded(header) != data or metadata["complex"] != _complex_names(tensors):
-        raise ValueError("its header is not in the form that rmsprop writes")
-    return header
-
-
-def _check_version(version: Any) -> None:
-    if version == str(FORMAT_VERSION):
-        return
-    if isinstance(version, str) and re.fullmatch("[1-9][0-9]{0,9}", version):
-        raise ValueError(f"in format {version}, written by a newer rmsprop; this one reads format {FORMAT_VERSION}")
-    raise ValueError("its header has no format version")
-
-
-def _tensor(name: str, entry: Any, is_complex: bool) -> Tensor:
-    """Return the array that an entry of the header describes. Offsets are not looked at: they follow from the rest."""
-    stored, shape = (entry.get("dtype"), entry.get("shape")) if isinstance(entry, dict) else (None, None)
-    if not (isinstance(shape, list) and len(shape) <= MOST_DIMENSIONS + 1 and all(map(_is_length, shape))):
-        raise ValueError(f"{name!r} has no shape that an array can have")
-    inner = (2,) if is_complex else ()
-    for dtype, form in STORED_AS.items():
-        if form == (stored, inner):
-            return Tensor(name, np.dtype(dtype), tuple(shape[: len(shape) - len(inner)]))
-    raise ValueError(f"{name!r} is of type {stored!r}, wanted F32 or F64")
-
-
-def _is_length(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**63
-
-
-def _list_in(metadata: Mapping[str, Any], key: str) -> list[Any]:
-    """Return the list that an entry of the metadata holds as JSON."""
-    try:
-        value = json.loads(metadata[key])
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, list) or json.dumps(value) != metadata[key]:
-        raise ValueError(f"{key!r} in its header is no list in the form that rmsprop writes")
-    return value
-
-
-def _metadata(algorithm: str, saved: Mapping[str, Any], tensors: list[Tensor]) -> dict[str, str]:
+def _facts(algorithm: str, saved: Mapping[str, Any], arrays: Mapping[str, Array]) -> dict[str, Any]:
     """Return what a checkpoint says of an optimizer besides its arrays."""
-    groups = [_without_schedule(group, saved["state"], i) for i, group in enumerate(saved["param_groups"])]
     return {
-        "format": FORMAT,
-        "format_version": str(FORMAT_VERSION),
+        "format_version": FORMAT_VERSION,
         "written_by": __version__,
         "optimizer": algorithm,
-        "param_groups": json.dumps(groups, allow_nan=False),
-        "steps": json.dumps([entry["step"] for entry in saved["state"].values()]),
-        "complex": _complex_names(tensors),
+        "param_groups": [_without_schedule(group, saved["state"], i) for i, group in enumerate(saved["param_groups"])],
+        "steps": [entry["step"] for entry in saved["state"].values()],
+        "complex": [name for name, array in arrays.items() if array.dtype.kind == "c"],
     }
 
 
-def _complex_names(tensors: list[Tensor]) -> str:
-    return json.dumps([tensor.name for tensor in tensors if tensor.dtype.kind == "c"])
+def _header(text: bytes, stored: Any) -> Header:
+    """Return the header that has this text; `stored` is what safetensors made of it.
+
+    Raises:
+        ValueError: it is not one of ours, was written by a newer version, or has more in it than we write.
+    """
+    for name, entry in _parsed(text).items():
+        if name != "__metadata__" and entry.keys() != {"dtype", "shape", "data_offsets"}:
+            raise ValueError(f"{name!r} in its header has {', '.join(entry)}, wanted dtype, shape, data_offsets")
+    facts = _facts_in(stored.metadata())
+    slices = {name: stored.get_slice(name) for name in stored.offset_keys()}
+    entries = {name: (part.get_dtype(), part.get_shape()) for name, part in slices.items()}
+    if list(entries.items())[-1:] != [("checksum", ("U8", [CHECKSUM_BYTES]))]:
+        raise ValueError("its last entry is not its checksum")
+    del entries["checksum"]
+    complex_names = set(map(str, facts["complex"]))
+    if unknown := complex_names - entries.keys():
+        raise ValueError(f"'complex' in its header has {min(unknown)!r}, which is no array")
+    return Header(facts, [_tensor(name, *entry, name in complex_names) for name, entry in entries.items()])
+
+
+def _facts_in(metadata: dict[str, str]) -> dict[str, Any]:
+    """Return the facts that the metadata of a safetensors file holds."""
+    parsed = _parsed(metadata[FORMAT])
+    facts: dict[str, Any] = parsed if isinstance(parsed, dict) else {}
+    version = facts.get("format_version")
+    if type(version) is not int or version < 1:
+        raise ValueError("its header has no format version")
+    if version != FORMAT_VERSION:
+        raise ValueError(f"in format {version}, written by a newer rmsprop; this one reads format {FORMAT_VERSION}")
+    if len(metadata) > 1 or {name: type(value) for name, value in facts.items()} != FACTS:
+        raise ValueError(f"its header has {', '.join([*metadata, *facts])}, wanted {', '.join(FACTS)}, of their types")
+    return facts
+
+
+def _parsed(text: str | bytes) -> Any:
+    """Parse JSON, and refuse one that names something twice."""
+    try:
+        return json.loads(text, object_pairs_hook=_dict_without_duplicates)
+    except (json.JSONDecodeError, RecursionError):
+        raise ValueError("its header is not JSON") from None
+
+
+def _dict_without_duplicates(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    entries = dict(items)
+    if len(entries) != len(items):
+        raise ValueError("its header names something twice")
+    return entries
+
+
+def _tensor(name: str, stored: str, shape: list[int], is_complex: bool) -> Tensor:
+    """Return the array that an entry of the header describes."""
+    if stored not in DTYPES:
+        raise ValueError(f"{name!r} is of type {stored!r}, wanted {' or '.join(DTYPES)}")
+    if not is_complex:
+        return Tensor(name, np.dtype(DTYPES[stored]), tuple(shape))
+    if shape[-1:] != [2]:
+        raise ValueError(f"{name!r} has the shape {shape}, wanted one of pairs, as it is complex")
+    return Tensor(name, np.dtype(COMPLEX[stored]), tuple(shape[:-1]))
 
 
 def _without_schedule(group: Mapping[str, Any], state: Mapping[int, Any], index: int) -> dict[str, Any]:
@@ -303,29 +273,24 @@ def _put_schedules(optimizer: "Optimizer", saved_groups: list[dict[str, Any]]) -
 
 
 def _arrays_of(state: Mapping[int, Mapping[str, Any]]) -> dict[str, Array]:
-    """Return all arrays of a state dict under their names in the file; those of large elements first, for alignment."""
-    arrays = {
+    """Return all arrays of a state dict under their names in the file."""
+    return {
         f"state.{index}.{name}": array
         for index, entry in state.items()
         for name, array in entry.items()
         if name != "step"
     }
-    return dict(sorted(arrays.items(), key=lambda item: -item[1].dtype.itemsize))
 
 
 def _state_dict_in(header: Header) -> dict[str, Any]:
     """Return the state dict that was saved, with a `Tensor` for each array."""
-    groups = _list_in(header.metadata, "param_groups")
-    steps = _list_in(header.metadata, "steps")
-    if not all(type(step) is int for step in steps):
-        raise ValueError("'steps' in its header are not all whole numbers")
-    state: dict[int, dict[str, Any]] = {index: {"step": step} for index, step in enumerate(steps)}
+    state: dict[int, dict[str, Any]] = {index: {"step": step} for index, step in enumerate(header.facts["steps"])}
     for tensor in header.tensors:
         parts = re.fullmatch(r"state\.(0|[1-9][0-9]{0,17})\.(\w+)", tensor.name)
         if parts is None or int(parts[1]) not in state:
             raise ValueError(f"{tensor.name!r} is the state of no parameter")
         state[int(parts[1])][parts[2]] = tensor
-    saved = {"state": state, "param_groups": groups}
+    saved = {"state": state, "param_groups": header.facts["param_groups"]}
     state_dicts.numbers_of(*state_dicts.groups_and_state(saved))
     return saved
 
@@ -333,29 +298,41 @@ def _state_dict_in(header: Header) -> dict[str, Any]:
 # ---- Bytes -----------------------------------------------------------------------------------------------------------
 
 
-class _Meter:
-    """Counts bytes and reports them."""
+def _write(path: str, arrays: Mapping[str, Array], facts: Mapping[str, Any], progress: Progress | None) -> None:
+    """Write a checkpoint, whole but not flushed to the disk."""
+    tensors = {name: _as_stored(array) for name, array in arrays.items()}
+    try:
+        save_file(
+            {**tensors, "checksum": np.zeros(CHECKSUM_BYTES, np.uint8)},
+            path,
+            {FORMAT: json.dumps(facts, allow_nan=False)},
+        )
+    except SafetensorError as error:
+        raise _system_error(error, path) from error
+    with open(path, "r+b") as file, _parsed_by_safetensors(file) as stored:
+        for tensor in _header_of(file, stored).tensors:
+            array = arrays[tensor.name]
+            if array.flags.c_contiguous:
+                file.seek(array.nbytes, os.SEEK_CUR)
+            else:
+                for piece in _pieces(array, "readonly"):
+                    file.write(piece)
+        file.write(_checksum(file, progress))
 
-    def __init__(self, total: int, progress: Progress | None) -> None:
-        self.total = total
-        self.done = 0
-        self.progress = progress
 
-    def count(self, nbytes: int) -> None:
-        self.done += nbytes
-        if self.progress is not None:
-            self.progress(self.done, self.total)
+def _as_stored(array: Array) -> Array:
+    """Return an array as safetensors takes it, without copying it; zeros that take no memory if that cannot be."""
+    if not array.flags.c_contiguous:
+        array = np.zeros(array.shape, array.dtype)  # the system shares one page of zeros until one is written to
+    if array.dtype.kind != "c":
+        return array
+    return array.reshape(*array.shape, 1).view(array.real.dtype)
 
 
-def _pieces_of_file(start: bytes, arrays: Iterable[Array]) -> Iterator[bytes | memoryview]:
-    """Yield the bytes of a checkpoint, piece by piece; `start` is its header."""
-    digest = hashlib.sha256(start)
-    yield start
-    for array in arrays:
-        for piece in _pieces(array, "readonly"):
-            digest.update(piece)
-            yield piece
-    yield digest.digest()
+def _system_error(error: SafetensorError, path: str) -> Exception:
+    """Return the error of the system that stopped safetensors, which tells its number in the text alone."""
+    number = re.search(r"\(os error ([0-9]+)\)", str(error))
+    return error if number is None else OSError(int(number[1]), os.strerror(int(number[1])), path)
 
 
 def _pieces(array: Array, access: Literal["readonly", "writeonly"]) -> Iterator[memoryview]:
@@ -378,18 +355,19 @@ def _pieces(array: Array, access: Literal["readonly", "writeonly"]) -> Iterator[
 
 
 @contextmanager
-def _opened(path: str | os.PathLike[str]) -> Iterator["_Reader"]:
-    """Open a checkpoint; whatever is found wrong with it becomes a ValueError that names the file and tells damage."""
+def _opened(path: str | os.PathLike[str], progress: Progress | None) -> Iterator[tuple[Header, Any]]:
+    """Open a checkpoint, compare its checksum, read its header; what is wrong becomes a ValueError with the path."""
     name = os.fsdecode(path)
-    with open(name, "rb", buffering=0, opener=_open_without_waiting) as file:
-        reader = _Reader(file)
+    with open(name, "rb", opener=_open_without_waiting) as file:
         try:
-            yield reader
-        except NotACheckpointError as error:
-            raise ValueError(f"{name}: not a checkpoint of rmsprop, or damaged: {error}") from error
+            with _parsed_by_safetensors(file) as stored:
+                if FORMAT not in (stored.metadata() or {}):
+                    raise ValueError(f"not a checkpoint of rmsprop, or damaged: its header does not say {FORMAT!r}")
+                if _checksum(file, progress) != file.read(CHECKSUM_BYTES):
+                    raise ValueError("damaged: its checksum does not match its content")
+                yield _header_of(file, stored), file
         except (TypeError, ValueError) as error:
-            is_damaged = isinstance(error, DamagedError) or not reader.is_intact()
-            raise ValueError(f"{name}: {'damaged: ' if is_damaged else ''}{error}") from error
+            raise ValueError(f"{name}: {error}") from error
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
@@ -397,78 +375,37 @@ def _open_without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 
-class _Reader:
-    """Reads a checkpoint from start to end, adding up its checksum."""
+def _parsed_by_safetensors(file: IO[bytes]) -> Any:
+    """Return what safetensors makes of a file, a context manager, or raise a ValueError."""
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        raise ValueError("not a checkpoint of rmsprop, or damaged: it is not a regular file")
+    try:
+        # By this name it is the same file, whatever was renamed meanwhile.
+        return safe_open(f"/dev/fd/{file.fileno()}", framework="numpy", backend="pread")
+    except SafetensorError as error:
+        raise ValueError(f"not a checkpoint of rmsprop, or damaged: {error}") from error
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file: Any = file
-        self.digest = hashlib.sha256()
-        self.meter = _Meter(0, None)
 
-    def header(self, progress: Progress | None) -> Header:
-        """Read the header; nothing that it claims is allocated before it is known to be in the file."""
-        status = os.fstat(self.file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise NotACheckpointError("it is not a regular file")
-        size = status.st_size
-        if size < 8:
-            raise NotACheckpointError(f"it has {size} bytes")
-        start = self._take(8)
-        (length,) = struct.unpack("<Q", start)
-        if not 2 <= length <= min(size - 8, LONGEST_HEADER):
-            raise NotACheckpointError(f"its header would have {length} bytes, the file has {size}")
-        header = decoded(start + self._take(length))
-        wanted = 8 + length + header.nbytes_after
-        if size != wanted:
-            raise DamagedError(f"it has {size} bytes, wanted {wanted}")
-        self.meter = _Meter(size, progress)
-        self.meter.count(8 + length)
-        return header
+def _header_of(file: IO[bytes], stored: Any) -> Header:
+    """Read the header, up to where the arrays begin."""
+    file.seek(0)
+    (length,) = struct.unpack("<Q", file.read(8))
+    return _header(file.read(length), stored)
 
-    def read_array(self, array: Array) -> None:
-        """Fill an array with the next bytes of the file."""
-        for piece in _pieces(array, "writeonly"):
-            self._fill(piece)
-            self.meter.count(len(piece))
 
-    def skip(self, nbytes: int) -> None:
-        """Pass over the next bytes of the file."""
-        buffer = bytearray(min(nbytes, PIECE))
-        while nbytes > 0:
-            part = memoryview(buffer)[:nbytes]
-            self._fill(part)
-            self.meter.count(len(part))
-            nbytes -= len(part)
-
-    def check_checksum(self) -> None:
-        """Read the checksum, which is the end of the file, and compare it with all that was read before."""
-        expected = self.digest.digest()
-        if self._take(CHECKSUM_BYTES) != expected:
-            raise DamagedError("its checksum does not match its content")
-        self.meter.count(CHECKSUM_BYTES)
-
-    def is_intact(self) -> bool:
-        """Read the whole file again and tell whether its checksum is right."""
-        size = os.fstat(self.file.fileno()).st_size
-        again = _Reader(self.file)
-        self.file.seek(0)
-        try:
-            again.skip(size - CHECKSUM_BYTES)
-            again.check_checksum()
-        except DamagedError:
-            return False
-        return True
-
-    def _take(self, nbytes: int) -> bytes:
-        data = bytearray(nbytes)
-        self._fill(memoryview(data))
-        return bytes(data)
-
-    def _fill(self, data: memoryview) -> None:
-        unfilled = data
-        while unfilled:
-            count = self.file.readinto(unfilled)
-            if count == 0:
-                raise DamagedError("it ends early")
-            unfilled = unfilled[count:]
-        self.digest.update(data)
+def _checksum(file: Any, progress: Progress | None) -> bytes:
+    """Return what the checksum of a file should be, and leave off reading where it is."""
+    size = os.fstat(file.fileno()).st_size
+    left = size - CHECKSUM_BYTES
+    digest = hashlib.sha256()
+    buffer = memoryview(bytearray(min(size, PIECE)))
+    file.seek(0)
+    while left > 0:
+        count = file.readinto(buffer[:left])
+        if count == 0:
+            raise ValueError("damaged: it ends early")
+        digest.update(buffer[:count])
+        left -= count
+        if progress is not None:
+            progress(size - left, size)
+    return digest.digest()

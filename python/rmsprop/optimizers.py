@@ -205,7 +205,8 @@ class Optimizer:
 
         Args:
             path: of the file, by custom `*.safetensors`. One that exists is replaced, once the new one is complete.
-            progress: called now and then with the number of bytes written and the number in all.
+            progress: called now and then, once everything is written, with the number of bytes that were added to the
+                checksum and the number in all.
 
         Raises:
             OSError: the file cannot be written. Unless only the last flush of the folder failed, the old one is intact.
