@@ -234,3 +234,14 @@ def test_many_tensors_in_one_step_have_the_bits_of_one_at_a_time(instruction_set
     for i, param in enumerate(params):
         assert_same_bits(param, expected[i])
         assert_same_bits(optimizer.state[i]["square_avg"], averages[i])
+
+
+@pytest.mark.parametrize("dtype", ALL_TYPES)
+def test_bias_correction_with_an_alpha_of_1_divides_by_zero_as_the_reference_does(dtype):
+    """Found by fuzzing: the reference raised a ZeroDivisionError where the kernels go on with an infinity."""
+    arrays = {"param": np.ones(5, dtype), "grad": np.ones(5, dtype), "square_avg": np.arange(5, dtype=dtype)}
+    expected = {name: array.copy() for name, array in arrays.items()}
+    functional.rmsprop_(**arrays, lr=0.1, alpha=1.0, bias_correction=True)
+    reference.rmsprop_(**expected, lr=0.1, alpha=1.0, bias_correction=True)
+    for name, array in expected.items():
+        assert_same_bits(arrays[name], array)

@@ -175,7 +175,7 @@ def rmsprop_(
         v = a * square_avg + one_minus_a * (g * g)
         s = v
         if bias_correction:
-            k = scalar(1.0 / (1.0 - power(alpha, step)))
+            k = scalar(np.float64(1.0) / (1.0 - power(alpha, step)))  # infinite if alpha is 1
             s = v * k
         if centered and grad_avg is not None:
             m = a * grad_avg + one_minus_a * g
