@@ -863,6 +863,24 @@ def test_what_cannot_be_opened_stays_an_os_error(tmp_path):
             optimizer.load(tmp_path)
 
 
+def test_too_many_open_files_are_told_by_their_number(path):
+    """The safetensors library says of any file that it cannot open that there is none."""
+    optimizer = small()
+    optimizer.save(path)
+    spare = [os.open(path, os.O_RDONLY) for _ in range(3)]
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(spare) + 1, limits[1]))
+    os.close(spare.pop())
+    try:
+        with Unchanged(optimizer), pytest.raises(OSError, match="Too many open files") as raised:
+            optimizer.load(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for descriptor in spare:
+            os.close(descriptor)
+    assert raised.value.errno == errno.EMFILE
+
+
 def test_a_named_pipe_is_refused_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / NAME)
     refuse(small(), tmp_path / NAME, "not a checkpoint of rmsprop, or damaged: it is not a regular file")

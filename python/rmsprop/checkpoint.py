@@ -379,9 +379,12 @@ def _parsed_by_safetensors(file: IO[bytes]) -> Any:
     """Return what safetensors makes of a file, a context manager, or raise a ValueError."""
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         raise ValueError("not a checkpoint of rmsprop, or damaged: it is not a regular file")
+    same_file = f"/dev/fd/{file.fileno()}"  # whatever was renamed meanwhile
     try:
-        # By this name it is the same file, whatever was renamed meanwhile.
-        return safe_open(f"/dev/fd/{file.fileno()}", framework="numpy", backend="pread")
+        return safe_open(same_file, framework="numpy", backend="pread")
+    except FileNotFoundError:
+        with open(same_file, "rb"):  # tells what else the matter was, which safetensors does not
+            raise
     except SafetensorError as error:
         raise ValueError(f"not a checkpoint of rmsprop, or damaged: {error}") from error
 
