@@ -854,6 +854,20 @@ def test_a_file_that_becomes_shorter_while_it_is_read_is_refused(path):
         optimizer.load(path, progress=lambda done, total: os.truncate(path, 5000))
 
 
+def test_a_file_that_is_written_to_while_it_is_read_is_refused(path):
+    optimizer = small(1.0)
+    optimizer.save(path)
+    os.utime(path, (0, 0))
+
+    def spoil(done, total):
+        with open(path, "r+b") as file:
+            file.seek(-40, os.SEEK_END)  # in the last array
+            file.write(b"\1")
+
+    with Unchanged(optimizer), pytest.raises(ValueError, match="damaged: it was written to while it was read"):
+        optimizer.load(path, progress=spoil)
+
+
 def test_what_cannot_be_opened_stays_an_os_error(tmp_path):
     optimizer = small()
     with Unchanged(optimizer):

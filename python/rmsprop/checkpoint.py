@@ -359,6 +359,7 @@ def _opened(path: str | os.PathLike[str], progress: Progress | None) -> Iterator
     """Open a checkpoint, compare its checksum, read its header; what is wrong becomes a ValueError with the path."""
     name = os.fsdecode(path)
     with open(name, "rb", opener=_open_without_waiting) as file:
+        written = os.fstat(file.fileno()).st_mtime_ns
         try:
             with _parsed_by_safetensors(file) as stored:
                 if FORMAT not in (stored.metadata() or {}):
@@ -366,6 +367,9 @@ def _opened(path: str | os.PathLike[str], progress: Progress | None) -> Iterator
                 if _checksum(file, progress) != file.read(CHECKSUM_BYTES):
                     raise ValueError("damaged: its checksum does not match its content")
                 yield _header_of(file, stored), file
+                # What was read after the checksum must be what was read for it.
+                if os.fstat(file.fileno()).st_mtime_ns != written:
+                    raise ValueError("damaged: it was written to while it was read")
         except (TypeError, ValueError) as error:
             raise ValueError(f"{name}: {error}") from error
 
