@@ -1,4 +1,9 @@
-// What a step may want to know of all gradients before it begins: their norm, and whether they are finite.
+/// @file
+/// What a step may want to know of all gradients before it begins: their norm, and whether they are finite.
+///
+/// The functions that take tensors read the gradient of each, times the `grad_scale` of its update, and nothing else:
+/// its other arrays may be null. A layout, if there is one, has to visit the elements by their index (made by
+/// normalize_in_order()), so that the result does not depend on where they lie in memory.
 #pragma once
 
 #include <cstdint>
@@ -8,21 +13,22 @@
 
 namespace rmsprop {
 
-// These functions read the gradient of each tensor, times the grad_scale of its update, and nothing else. A layout, if
-// there is one, visits the elements by their index (normalize_in_order), so that the result does not depend on where
-// they lie in memory.
-
-// The sum of the squares of all gradients. Always the same bits: squares are added in double precision over blocks of
-// `norm_block` elements of each tensor, in 16 interleaved partial sums that are added as a tree, and the sums of the
-// blocks one after the other. Allocates nothing. Threads as for step().
+/// Elements of a tensor whose squares are summed before the sum is added to the total.
 inline constexpr std::int64_t norm_block = 4096;
+
+/// The sum of the squares of all gradients.
+///
+/// Always the same bits: squares are added in double precision over blocks of `norm_block` elements of each tensor, in
+/// 16 interleaved partial sums that are added as a tree, and the sums of the blocks one after the other. Allocates
+/// nothing that grows with the tensors, and writes to none of them: gradients may overlap, or be shared by several
+/// threads that all read. Threads as for step().
 double sum_of_squares(std::span<const Tensor> tensors, int num_threads = 0) noexcept;
 
-// What gradients are multiplied with so that the root of their sum of squares is at most about `clip_norm`:
-// min(1, clip_norm / (norm + 1e-6)), as in PyTorch; NaN if the sum is.
+/// What gradients are multiplied with so that the root of their sum of squares is at most about `clip_norm`:
+/// min(1, clip_norm / (norm + 1e-6)), as in PyTorch; NaN if the sum is. Give it to set_clip_scale().
 double clip_scale(double sum_of_squares, double clip_norm) noexcept;
 
-// True if no gradient of the tensor is infinite or NaN.
+/// True if no gradient of the tensor is infinite or NaN. Runs on the calling thread.
 bool is_finite(const Tensor& tensor) noexcept;
 
 }  // namespace rmsprop

@@ -1,48 +1,52 @@
-// What a user chooses: the hyperparameters of each rule, under PyTorch's names.
-//
-// All of them are doubles or bools. Whatever a kernel needs is derived from them once, in double precision, and then
-// rounded once to the compute type of each tensor (see update.hpp).
+/// @file
+/// What a user chooses: the hyperparameters of each rule, under PyTorch's names.
+///
+/// All of them are doubles or bools. Whatever a kernel needs is derived from them once, in double precision, and then
+/// rounded once to the compute type of each tensor (see update.hpp). In the formulas w is the parameter, g its
+/// gradient, v, m and b are the state `square_avg`, `grad_avg` and `momentum_buffer`, and t counts steps from 1.
 #pragma once
 
 #include <limits>
 
 namespace rmsprop {
 
-// What is done to a gradient, or to the parameter, before the rule sees it. Every default means "nothing".
+/// What is done to a gradient, or to the parameter, before the rule sees it, in this order. Every default means
+/// "nothing".
 struct Preparation {
-  double grad_scale = 1.0;                                      // g = grad_scale * g
-  double clip_scale = 1.0;                                      // g = clip_scale * g, from the global norm
-  double clip_value = std::numeric_limits<double>::infinity();  // g = clip(g, -clip_value, clip_value)
-  bool maximize = false;                                        // g = -g
-  double weight_decay = 0.0;                                    // g = g + weight_decay * w, or, decoupled:
-  bool decoupled_weight_decay = false;                          // w = w - (lr * weight_decay) * w
+  double grad_scale = 1.0;  ///< g = grad_scale * g. Any finite number.
+  double clip_scale = 1.0;  ///< g = clip_scale * g, from the norm of all gradients: see clip_scale().
+  double clip_value = std::numeric_limits<double>::infinity();  ///< g = clip(g, -clip_value, clip_value). At least 0.
+  bool maximize = false;                                        ///< g = -g.
+  double weight_decay = 0.0;            ///< g = g + weight_decay * w, unless it is decoupled. At least 0.
+  bool decoupled_weight_decay = false;  ///< Instead: w = w - (lr * weight_decay) * w.
 };
 
-// v = alpha * v + (1 - alpha) * g^2,   w = w - lr * g / sqrt(v + eps),   and its relatives.
+/// RMSprop: v = alpha * v + (1 - alpha) * g^2,  w = w - lr * g / sqrt(v + eps),  and its relatives.
 struct RMSprop {
-  double lr = 1e-3;
-  double alpha = 0.9;  // how much of the old average is kept, in [0, 1]
-  double eps = 1e-8;
-  bool eps_in_sqrt = true;  // sqrt(v + eps) if true, sqrt(v) + eps if false
-  bool centered = false;    // divide by an estimate of the variance; needs grad_avg
-  double momentum = 0.0;    // above 0: needs momentum_buffer
-  bool nesterov = false;
-  bool lr_in_momentum = false;   // the buffer sums lr * g / d (TensorFlow) instead of g / d (PyTorch)
-  bool bias_correction = false;  // averages are divided by 1 - alpha^t
-  Preparation prepare = {};
+  double lr = 1e-3;              ///< The learning rate, in units of the parameter. At least 0.
+  double alpha = 0.9;            ///< How much of the old average is kept, from 0 to 1.
+  double eps = 1e-8;             ///< In units of the squared gradient, or, outside of the root, of the gradient. >= 0.
+  bool eps_in_sqrt = true;       ///< Divide by sqrt(v + eps); if false by sqrt(v) + eps, as PyTorch does.
+  bool centered = false;         ///< Divide by an estimate of the variance, v - m^2. Needs `grad_avg`.
+  double momentum = 0.0;         ///< At least 0; above 0 it needs `momentum_buffer`.
+  bool nesterov = false;         ///< Look ahead along the momentum. Needs a momentum above 0.
+  bool lr_in_momentum = false;   ///< b sums lr * g / d, as in TensorFlow, and not g / d, as in PyTorch.
+  bool bias_correction = false;  ///< Averages are divided by 1 - alpha^t.
+  Preparation prepare = {};      ///< What comes before.
 };
 
-// a = a + g^2,   w = w - lr / (1 + (t - 1) * lr_decay) * g / sqrt(a + eps).
+/// Adagrad: v = v + g^2,  w = w - lr / (1 + (t - 1) * lr_decay) * g / sqrt(v + eps).
 struct Adagrad {
-  double lr = 1e-2;
-  double lr_decay = 0.0;
-  double eps = 1e-8;
-  bool eps_in_sqrt = true;
-  Preparation prepare = {};
+  double lr = 1e-2;          ///< The learning rate, in units of the parameter. At least 0.
+  double lr_decay = 0.0;     ///< At least 0.
+  double eps = 1e-8;         ///< As for RMSprop.
+  bool eps_in_sqrt = true;   ///< As for RMSprop.
+  Preparation prepare = {};  ///< What comes before.
 };
 
-// Throw std::invalid_argument that names the first value no step could use, and what was wanted.
+/// @throws std::invalid_argument that names the first value no step could use, and what was wanted.
 void check(const RMSprop& hyperparameters);
+/// @copydoc check(const RMSprop&)
 void check(const Adagrad& hyperparameters);
 
 }  // namespace rmsprop

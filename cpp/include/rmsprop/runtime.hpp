@@ -1,4 +1,5 @@
-// What the process runs on: threads and instruction sets.
+/// @file
+/// What the process runs on: threads and instruction sets. Every function here may be called from any thread.
 #pragma once
 
 #include <string>
@@ -7,34 +8,45 @@
 
 namespace rmsprop {
 
-// How many threads a step uses when it is not told. At first the OpenMP default, but never more than the CPUs this
-// process may use (affinity mask, cgroup quota). In a child made by fork() every step runs on its own thread, whatever
-// is set: the threads of an OpenMP pool do not survive a fork.
+/// How many threads a step uses when it is not told.
+///
+/// At first the OpenMP default, but never more than the CPUs this process may use (affinity mask, cgroup quota). In a
+/// child made by fork() every step runs on its own thread, whatever is set: the threads of an OpenMP pool do not
+/// survive a fork.
 int get_num_threads() noexcept;
-void set_num_threads(int n);  // throws std::invalid_argument unless 1 <= n <= max_num_threads
+
+/// The most threads that can be asked for.
 inline constexpr int max_num_threads = 1024;
 
-// The CPUs this process may use: the least of the affinity mask and the cgroup quota, at least 1.
+/// Sets how many threads a step uses when it is not told, for the whole process and from the next step on.
+/// @throws std::invalid_argument unless 1 <= n <= max_num_threads.
+void set_num_threads(int n);
+
+/// The CPUs this process may use: the least of the affinity mask and the cgroup quota, at least 1. Reads system files.
 int available_cpus() noexcept;
 
-// The OpenMP specification date the engine was built with, such as 201511, or 0 if it was built without.
+/// The OpenMP specification date the engine was built with, such as 201511, or 0 if it was built without, when every
+/// step runs on the thread that calls it.
 int openmp_version() noexcept;
 
+/// An instruction set that this build has kernels for.
 struct InstructionSet {
-  std::string_view name;  // "x86-64-v4", "x86-64-v3" or "baseline"
-  bool supported;         // by this CPU and this operating system
-  bool chosen;
+  std::string_view name;  ///< "x86-64-v4", "x86-64-v3" or "baseline".
+  bool supported;         ///< By this CPU and this operating system.
+  bool chosen;            ///< Steps use it.
 };
 
-// The instruction sets this build has kernels for, best first.
+/// The instruction sets this build has kernels for, best first.
 std::vector<InstructionSet> instruction_sets();
 
-// Steps use this set from now on. Throws std::invalid_argument if it is unknown or not supported here.
-// Every set gives the same bits: the choice is one of speed.
+/// Steps of the whole process use this set from now on; at first it is the best one. Every set gives the same bits: the
+/// choice is one of speed.
+/// @throws std::invalid_argument if it is unknown or not supported here.
 void use_instruction_set(std::string_view name);
 
-// Chooses the set that the environment variable RMSPROP_ISA names, or the best if it is unset or empty.
-// Throws std::invalid_argument as above, naming the variable.
+/// Chooses the set that the environment variable RMSPROP_ISA names; without effect if it is unset or empty. The Python
+/// package does so when it is imported, a C++ program only if it calls this.
+/// @throws std::invalid_argument as use_instruction_set() does, naming the variable.
 void use_instruction_set_from_environment();
 
 }  // namespace rmsprop

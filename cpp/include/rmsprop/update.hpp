@@ -1,64 +1,70 @@
-// One rule with its numbers filled in: what the engine applies to a tensor at its t-th step.
+/// @file
+/// One rule with its numbers filled in: what the engine applies to a tensor at its t-th step.
 #pragma once
 
 #include <cstdint>
+#include <limits>
 
 #include "rmsprop/hyperparameters.hpp"
 
 namespace rmsprop {
 
-// Every formula the kernels know. A feature that only changes a number is not listed: it is a coefficient.
+/// Every formula the kernels know. A feature that only changes a number is not listed: it is a coefficient.
 enum class Rule : std::uint8_t {
-  adagrad,
-  rmsprop,
-  rmsprop_momentum,
-  rmsprop_nesterov,
-  rmsprop_centered,
-  rmsprop_centered_momentum,
-  rmsprop_centered_nesterov,
+  adagrad,                    ///< Adagrad.
+  rmsprop,                    ///< RMSprop without momentum, not centered.
+  rmsprop_momentum,           ///< With momentum.
+  rmsprop_nesterov,           ///< With momentum, looking ahead.
+  rmsprop_centered,           ///< Centered, without momentum.
+  rmsprop_centered_momentum,  ///< Centered, with momentum.
+  rmsprop_centered_nesterov,  ///< Centered, with momentum, looking ahead.
 };
+/// How many rules there are.
 inline constexpr int rule_count = 7;
 
-// The scalars of section "order of operations", in double; a kernel rounds each once to its compute type.
-//
-// A feature that is switched off has its neutral value here, and that is exact: for every x, the bits of 1 * x, of
-// sqrt(x + 0) and of sqrt(x) + 0 are those of x and sqrt(x). So both placements of eps, both of lr, and bias
-// correction share one formula with the plain case. Weight decay is not neutral at 0 (0 * inf is NaN): it is a stage.
+/// The scalars of the formulas, in double; a kernel rounds each once to its compute type.
+///
+/// A feature that is switched off has its neutral value here, and that is exact: for every x, the bits of 1 * x, of
+/// sqrt(x + 0) and of sqrt(x) + 0 are those of x and sqrt(x). So both placements of eps, both of lr, and bias
+/// correction share one formula with the plain case. Weight decay is not neutral at 0 (0 * inf is NaN): it is a stage.
 struct Coefficients {
-  double alpha = 0.0;
-  double one_minus_alpha = 1.0;
-  double correction = 1.0;   // 1 / (1 - alpha^t) under bias correction
-  double eps_inside = 0.0;   // added before the square root
-  double eps_outside = 0.0;  // added after it
-  double lr_inside = 1.0;    // times the gradient, before the division
-  double lr_outside = 1.0;   // times the momentum buffer, after it
-  double momentum = 0.0;
+  double alpha = 0.0;            ///< Times the old average.
+  double one_minus_alpha = 1.0;  ///< Times what is averaged.
+  double correction = 1.0;       ///< 1 / (1 - alpha^t) under bias correction.
+  double eps_inside = 0.0;       ///< Added before the square root.
+  double eps_outside = 0.0;      ///< Added after it.
+  double lr_inside = 1.0;        ///< Times the gradient, before the division.
+  double lr_outside = 1.0;       ///< Times the momentum buffer, after it.
+  double momentum = 0.0;         ///< Times the old momentum buffer.
 
-  double grad_scale = 1.0;
-  double clip_scale = 1.0;
-  double clip_value = std::numeric_limits<double>::infinity();
-  double sign = 1.0;             // -1 to maximize
-  double weight_decay = 0.0;     // L2
-  double decoupled_decay = 0.0;  // lr * weight_decay, decoupled
+  double grad_scale = 1.0;                                      ///< Times the gradient, first.
+  double clip_scale = 1.0;                                      ///< Times the gradient, then.
+  double clip_value = std::numeric_limits<double>::infinity();  ///< The gradient is clipped to plus and minus this.
+  double sign = 1.0;                                            ///< -1 to maximize.
+  double weight_decay = 0.0;                                    ///< L2.
+  double decoupled_decay = 0.0;                                 ///< lr * weight_decay, decoupled.
 };
 
+/// A rule, its stages and its numbers. Made by make_update(); tensors point to it.
 struct Update {
-  Rule rule = Rule::rmsprop;
-  bool prepares_grad = false;  // the gradient is scaled, clipped or negated, or gets the L2 term
-  bool adds_l2 = false;
-  bool decays_param = false;
-  Coefficients coefficients = {};
+  Rule rule = Rule::rmsprop;       ///< The formula.
+  bool prepares_grad = false;      ///< The gradient is scaled, clipped or negated, or gets the L2 term.
+  bool adds_l2 = false;            ///< It gets the L2 term.
+  bool decays_param = false;       ///< The parameter is decayed before the rule sees it.
+  Coefficients coefficients = {};  ///< The numbers.
 };
 
-// The update at step t, counted from 1. The hyperparameters must have passed check().
+/// The update at step `t`, counted from 1. The hyperparameters must have passed check().
 Update make_update(const RMSprop& hyperparameters, std::int64_t t);
+/// @copydoc make_update(const RMSprop&, std::int64_t)
 Update make_update(const Adagrad& hyperparameters, std::int64_t t);
 
-// Scales every gradient by `clip_scale` too, which is known only once the norm of all gradients is.
+/// Scales every gradient by `clip_scale` too, which is known only once the norm of all gradients is.
 void set_clip_scale(Update& update, double clip_scale);
 
-// True if make_update gives something else for another t.
+/// True if make_update() gives something else for another `t`.
 bool depends_on_step(const RMSprop& hyperparameters);
+/// @copydoc depends_on_step(const RMSprop&)
 bool depends_on_step(const Adagrad& hyperparameters);
 
 }  // namespace rmsprop
