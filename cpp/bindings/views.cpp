@@ -119,11 +119,15 @@ std::string attribute_text(PyObject* object, const char* name) {
   return value.is_none() ? "" : std::string(", ") + name + " " + py::str(value).cast<std::string>();
 }
 
-// Everything a user may have wanted to know: "got torch.Tensor, dtype torch.int64, layout torch.strided, device cpu".
+// Everything a user may have wanted to know: "Tensor, dtype torch.int64, layout torch.strided, device cpu".
+std::string description(PyObject* object) {
+  std::string text = type_name(object);
+  for (const char* name : {"dtype", "layout", "device"}) text += attribute_text(object, name);
+  return text;
+}
+
 [[noreturn]] void raise_unusable(PyObject* object, const Label& label, const char* wanted) {
-  std::string found = type_name(object);
-  for (const char* name : {"dtype", "layout", "device"}) found += attribute_text(object, name);
-  throw UnusableArray(label.text() + ": got " + found + ", wanted " + wanted);
+  throw UnusableArray(label.text() + ": got " + description(object) + ", wanted " + wanted);
 }
 
 View view_of_foreign(PyObject* object, const Label& label) {
@@ -133,7 +137,8 @@ View view_of_foreign(PyObject* object, const Label& label) {
   }
   const auto type = element_type_of(array.tensor.dtype);
   if (!type) {
-    raise_unusable(object, label, "one of float32, float64, complex64, complex128, bfloat16 or float16");
+    raise_type_error(
+        label, "got " + description(object) + ", wanted float32, float64, complex64, complex128, bfloat16 or float16");
   }
   const View view(object, array, *type);
   if (view.data() == nullptr && view.size() > 0) raise_unusable(object, label, "an array with memory of its own");

@@ -1,7 +1,7 @@
 """The compiled engine. Private: use the functions and classes of `rmsprop` instead."""
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ class Algorithm(enum.Enum):
 class Naming(enum.Enum):
     optimizer = 0
     function = 1
+    torch = 2
 
 Columns = tuple[list[Any] | None, tuple[list[Any], ...], NDArray[np.int64]]
 
@@ -31,7 +32,16 @@ class Stepper:
         grad_scale: float,
         owner: Any,
     ) -> bool: ...
+    def step_tensors(
+        self,
+        groups: list[dict[str, Any]],
+        state: dict[Any, dict[str, Any]],
+        grad_scale: float,
+        owner: Any,
+        tell: Callable[[list[Any]], None],
+    ) -> bool: ...
     def check(self, groups: list[dict[str, Any]], columns: Columns) -> None: ...
+    def check_tensors(self, groups: list[dict[str, Any]], state: dict[Any, dict[str, Any]]) -> None: ...
 
 def get_num_threads() -> int: ...
 def set_num_threads(num_threads: int) -> None: ...

@@ -50,7 +50,9 @@ def rmsprop_(
     The other hyperparameters change this as `rmsprop.RMSprop` describes.
 
     Args:
-        param: array of float32, float64, complex64 or complex128, or a list of such arrays; updated in place.
+        param: array of float32, float64, complex64 or complex128, or a list of such arrays; updated in place. NumPy's,
+            or any other that DLPack can share, such as PyTorch's tensors from 2.10 on, then also of bfloat16 and
+            float16, whose state is float32.
         grad: like `param`; never written. In a list, None leaves that parameter and its state as they are.
         square_avg: like `param`; the average of squared gradients, updated in place. Zeros at first.
         lr: learning rate, finite and >= 0.
@@ -75,7 +77,8 @@ def rmsprop_(
         num_threads: at most so many threads; None for `rmsprop.get_num_threads()`.
 
     Raises:
-        TypeError: an array is not a NumPy array, or of another dtype; a hyperparameter is not a number.
+        TypeError: an array is not one that can be used without a copy, or of another dtype; a hyperparameter is not a
+            number.
         ValueError: shapes differ, an array that is written is read-only or shares memory with another, or a
             hyperparameter is out of range. Nothing has been written then.
 
@@ -134,7 +137,9 @@ def adagrad_(
         param = param - lr / (1 + (step - 1) * lr_decay) * grad / sqrt(sum + eps)
 
     Args:
-        param: array of float32, float64, complex64 or complex128, or a list of such arrays; updated in place.
+        param: array of float32, float64, complex64 or complex128, or a list of such arrays; updated in place. NumPy's,
+            or any other that DLPack can share, such as PyTorch's tensors from 2.10 on, then also of bfloat16 and
+            float16, whose state is float32.
         grad: like `param`; never written. In a list, None leaves that parameter and its state as they are.
         sum: like `param`; the sum of squared gradients, updated in place.
         lr: learning rate, finite and >= 0.
@@ -152,7 +157,8 @@ def adagrad_(
         num_threads: at most so many threads; None for `rmsprop.get_num_threads()`.
 
     Raises:
-        TypeError: an array is not a NumPy array, or of another dtype; a hyperparameter is not a number.
+        TypeError: an array is not one that can be used without a copy, or of another dtype; a hyperparameter is not a
+            number.
         ValueError: shapes differ, an array that is written is read-only or shares memory with another, or a
             hyperparameter is out of range. Nothing has been written then.
 
@@ -195,7 +201,7 @@ def _step(
         raise TypeError(f"step: got {type(step).__name__}, wanted an int")
     if not 1 <= step < 2**63:
         raise ValueError(f"step: got {step}, wanted a count from 1")
-    if isinstance(param, np.ndarray):
+    if _is_array(param):
         params, keys = [param], None
         columns = tuple([array] for array in state.values())
     else:
@@ -206,6 +212,10 @@ def _step(
     stepper = Stepper(algorithm, Naming.function)
     stepper.num_threads = num_threads
     stepper.step([{**group, "params": params}], grad, (keys, columns, steps), grad_scale, None)
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, np.ndarray) or hasattr(value, "__dlpack__")
 
 
 def _list(name: str, arrays: Any, wanted: str) -> list[Any]:

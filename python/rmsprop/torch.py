@@ -3,8 +3,8 @@
     from rmsprop.torch import RMSprop, Adagrad
 
 Both are `torch.optim.Optimizer` subclasses and drop-in for `torch.optim.RMSprop` and `torch.optim.Adagrad`: the same
-arguments in the same order, the same defaults, the same state under the same keys, state dicts that can be loaded either
-way. The hyperparameters of `rmsprop.RMSprop` and `rmsprop.Adagrad` that PyTorch does not have come by keyword.
+arguments in the same order, the same defaults, the same state under the same keys, state dicts that can be loaded
+either way. The hyperparameters of `rmsprop.RMSprop` and `rmsprop.Adagrad` that PyTorch does not have come by keyword.
 
 Parameters are dense tensors in the memory of the CPU, of float32, float64, complex64, complex128, bfloat16 or float16,
 in any layout. They are updated where they lie; nothing is copied. 16-bit parameters are computed, and their state is
@@ -30,6 +30,7 @@ except ImportError as error:
     raise ImportError("rmsprop.torch needs PyTorch 2.4 or later: https://pytorch.org/get-started/locally") from error
 
 from torch import Tensor
+from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined, unused-ignore]
 from torch.optim import optimizer as torch_optimizer
 
 from rmsprop._core import Algorithm, Naming, Stepper
@@ -43,7 +44,7 @@ _PACKED = (torch.bfloat16, torch.float16)
 
 
 class _AsIs:
-    """Carries a tensor through `torch.optim.Optimizer.load_state_dict`, which would cast it to its parameter's dtype."""
+    """Carries a tensor through PyTorch's `load_state_dict`, which would cast it to its parameter's dtype."""
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
@@ -58,11 +59,10 @@ class Optimizer(torch.optim.Optimizer):
     skipped_steps: int
     """How many steps were skipped because of `nonfinite`."""
 
-    _step_supports_amp_scaling = (
-        True  # torch.amp.GradScaler then sets `grad_scale` and `found_inf`, and leaves gradients
-    )
-    grad_scale: Tensor | None = None
-    found_inf: Tensor | None = None
+    # torch.amp.GradScaler then leaves the gradients as they are, and sets these two attributes for the time of a step.
+    _step_supports_amp_scaling = True
+    found_inf: Tensor
+    grad_scale: Any
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any], nonfinite: str, num_threads: int | None) -> None:
         _refuse_what_only_gpus_need(defaults)
@@ -77,11 +77,11 @@ class Optimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         scale = 1.0
-        if self.found_inf is not None:
-            if self.found_inf.item() > 0:
+        if "found_inf" in self.__dict__:
+            if float(self.found_inf) > 0:
                 return loss
             if self.grad_scale is not None:
-                scale = 1.0 / self.grad_scale.item()
+                scale = 1.0 / float(self.grad_scale)
         if not self._stepper.step_tensors(
             self.param_groups, self.state, scale, self, torch.autograd.graph.increment_version
         ):
@@ -97,7 +97,7 @@ class Optimizer(torch.optim.Optimizer):
     @overload
     def step(self, closure: Callable[[], Any]) -> Any: ...
 
-    def step(self, *args: Any, **kwargs: Any) -> Any:
+    def step(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D417 - documented as the overloads above have it
         """Update all parameters that have a gradient, and their state, in place, once.
 
         The call completes, or it raises before it has written one byte. Gradients are never written.
@@ -125,7 +125,7 @@ class Optimizer(torch.optim.Optimizer):
             or self._optimizer_step_post_hooks
             or torch_optimizer._global_optimizer_pre_hooks
             or torch_optimizer._global_optimizer_post_hooks
-            or torch.autograd._profiler_enabled()
+            or torch._C._autograd._profiler_enabled()
         ):
             return self._step_with_hooks(*args, **kwargs)
         return self._step(*args, **kwargs)
@@ -182,9 +182,9 @@ class Optimizer(torch.optim.Optimizer):
             for tensor in entry.values():
                 tensor.share_memory_()
 
-    @torch._disable_dynamo  # type: ignore[attr-defined, untyped-decorator]
+    @torch._disable_dynamo  # type: ignore[attr-defined, untyped-decorator, unused-ignore]
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what `state_dict`, or that of PyTorch's own class, returned; see `torch.optim.Optimizer.load_state_dict`.
+        """Load what `state_dict`, or that of PyTorch's own class, returned.
 
         State is copied. That of 16-bit parameters stays, or becomes, float32. Either everything is loaded, or an error
         is raised and this optimizer is as it was.
@@ -195,7 +195,9 @@ class Optimizer(torch.optim.Optimizer):
         """
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"state_dict: got {type(state_dict).__name__}, wanted a dict, as state_dict() returns it")
-        last_hook = self.register_load_state_dict_pre_hook(_keep_dtypes)  # type: ignore[arg-type]
+        if missing := {"state", "param_groups"} - state_dict.keys():
+            raise KeyError(f"state_dict: no {' and no '.join(sorted(missing))}")
+        last_hook = self.register_load_state_dict_pre_hook(_keep_dtypes)
         try:
             super().load_state_dict(state_dict)
         finally:
@@ -234,10 +236,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _check(self) -> None:
         """Raise what a step would raise with gradients that fit. Parameters without a shape yet are left for later."""
-        lazy = torch.nn.parameter.UninitializedTensorMixin
-        groups = [
-            {**group, "params": [p for p in group["params"] if not isinstance(p, lazy)]} for group in self.param_groups
-        ]
+        groups = [{**group, "params": _with_shape(group["params"])} for group in self.param_groups]
         self._stepper.check_tensors(groups, self.state)
 
     def _complete_state(self) -> None:
@@ -303,13 +302,13 @@ class RMSprop(Optimizer):
         initial_accumulator_value: what square_avg starts from; TensorFlow 1 has 1.
         clip_value: clip each element of the gradient to [-clip_value, clip_value]; None does not.
         clip_norm: scale gradients as `torch.nn.utils.clip_grad_norm_` would, without writing them; None does not.
-        nonfinite: what becomes of a step if a gradient has a NaN or an infinity: "propagate" takes it, "skip" leaves all
-            as it is and counts it in `skipped_steps`, "raise" raises a ValueError before anything is written.
+        nonfinite: what becomes of a step if a gradient has a NaN or an infinity: "propagate" takes it, "skip" leaves
+            all as it is and counts it in `skipped_steps`, "raise" raises a ValueError before anything is written.
         num_threads: at most so many threads; None for `rmsprop.get_num_threads()`. The result does not depend on it.
 
     Raises:
-        TypeError: `params` is not what it should be, a tensor is of a dtype without a step, or a hyperparameter is not a
-            number.
+        TypeError: `params` is not what it should be, a tensor is of a dtype without a step, or a hyperparameter is not
+            a number.
         ValueError: a hyperparameter is NaN, infinite or out of range, or parameters share memory.
         RuntimeError: a parameter is sparse, quantized, or not in the memory of the CPU.
 
@@ -409,13 +408,13 @@ class Adagrad(Optimizer):
         decoupled_weight_decay: `param = param - lr * weight_decay * param` before the step instead of the L2 penalty.
         clip_value: clip each element of the gradient to [-clip_value, clip_value]; None does not.
         clip_norm: scale gradients as `torch.nn.utils.clip_grad_norm_` would, without writing them; None does not.
-        nonfinite: what becomes of a step if a gradient has a NaN or an infinity: "propagate" takes it, "skip" leaves all
-            as it is and counts it in `skipped_steps`, "raise" raises a ValueError before anything is written.
+        nonfinite: what becomes of a step if a gradient has a NaN or an infinity: "propagate" takes it, "skip" leaves
+            all as it is and counts it in `skipped_steps`, "raise" raises a ValueError before anything is written.
         num_threads: at most so many threads; None for `rmsprop.get_num_threads()`. The result does not depend on it.
 
     Raises:
-        TypeError: `params` is not what it should be, a tensor is of a dtype without a step, or a hyperparameter is not a
-            number.
+        TypeError: `params` is not what it should be, a tensor is of a dtype without a step, or a hyperparameter is not
+            a number.
         ValueError: a hyperparameter is NaN, infinite or out of range, or parameters share memory.
         RuntimeError: a parameter is sparse, quantized, or not in the memory of the CPU.
 
@@ -479,8 +478,7 @@ class Adagrad(Optimizer):
 
     def _complete_state(self) -> None:
         # As in PyTorch, whose class cannot step a parameter without.
-        lazy = torch.nn.parameter.UninitializedTensorMixin
-        params = [p for group in self.param_groups for p in group["params"] if not isinstance(p, lazy)]
+        params = [p for group in self.param_groups for p in _with_shape(group["params"])]
         self._use_entries(self._entries([p for p in params if not self.state.get(p)]))
 
     def _state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
@@ -498,6 +496,11 @@ def _refuse_what_only_gpus_need(group: Mapping[str, Any]) -> None:
     lr = group.get("lr")
     if isinstance(lr, Tensor) and lr.numel() != 1:
         raise ValueError(f"lr: got a tensor of shape {tuple(lr.shape)}, wanted a number or a tensor with one element")
+
+
+def _with_shape(params: list[Tensor]) -> list[Tensor]:
+    """Leave out those of lazy modules that have seen no input yet."""
+    return [param for param in params if not isinstance(param, UninitializedTensorMixin)]
 
 
 def _state_dtype(param: Tensor) -> torch.dtype:
@@ -595,7 +598,10 @@ def step_in_backward(module: torch.nn.Module, optimizer: Optimizer) -> _Registra
     optimizer._check()
     hooks = [_StepOfOne(optimizer, indices[param]) for param in params]
     return _Registration(
-        [param.register_post_accumulate_grad_hook(hook) for param, hook in zip(params, hooks, strict=True)]
+        [
+            param.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call, unused-ignore]
+            for param, hook in zip(params, hooks, strict=True)
+        ]
     )
 
 
