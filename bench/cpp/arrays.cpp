@@ -35,15 +35,6 @@ PageAlignedMemory::PageAlignedMemory(std::size_t bytes)
 
 void PageAlignedMemory::Free::operator()(std::byte* memory) const { ::operator delete(memory, std::align_val_t{page}); }
 
-Range share_of(std::int64_t total, int share, int shares) {
-  const auto cut = [&](int k) {
-    const std::int64_t element = total * k / shares;
-    const std::int64_t up = (element + cache_line - 1) / cache_line * cache_line;  // no line is written by two threads
-    return up < total ? up : total;
-  };
-  return {cut(share), cut(share + 1)};
-}
-
 template <class T>
 Arrays<T>::Arrays(const std::vector<std::int64_t>& sizes, int threads) {
   constexpr std::int64_t per_line = cache_line / static_cast<std::int64_t>(sizeof(T));

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string_view>
 
 // What a step updates: `size` elements of each array.
 template <class T>
@@ -26,6 +27,9 @@ struct LimitsOfInstructionSet {
   Limits<float> f32;
   Limits<double> f64;
 };
+
+// The loops compiled for an instruction set; null if there are none.
+const LimitsOfInstructionSet* limits_of(std::string_view instruction_set);
 
 inline const Limits<float>& limits_for(const LimitsOfInstructionSet& set, float) { return set.f32; }
 inline const Limits<double>& limits_for(const LimitsOfInstructionSet& set, double) { return set.f64; }
