@@ -1,127 +1,220 @@
-"""Compare a step with what else does it: python bench/compare.py [--rounds N].
-
-Every contender steps arrays of its own with the same values. Rounds are interleaved in one process, so that a noisy
-machine is noisy for all, and medians are reported. PyTorch is compared if it is installed.
-"""
+"""Compare a step with everything else that takes one: python bench/compare.py. See --help and bench/README.md."""
 
 import argparse
+import datetime
 import importlib.util
-import statistics
-import time
-from collections.abc import Callable
+import shlex
+import sys
+import tempfile
+from pathlib import Path
 
-import numpy as np
+import measure
+import regressions
+import report
+import results as files
+from machine import describe
+from peers import OURS, PEERS
+from workloads import QUICK, RULES, WORKLOADS
 
-import rmsprop
+NEEDED = ("rich", "matplotlib")
+QUICK_SETTINGS = {"rounds": 5, "block_ms": 5.0}
 
-Step = Callable[[], None]
+DESCRIPTION = """\
+Time one optimizer step of rmsprop, through its NumPy API and its PyTorch
+adapter, beside every peer that is installed, and beside the limit of the
+machine: bare C++ loops that move the same memory, or compute as many square
+roots and quotients. All take turns in rounds, so that a noisy machine is noisy
+for all; medians, their quartiles and ratios are reported. First it is checked
+what each peer computes. One that is not installed, fails or computes something
+else is a row with its reason.
+"""
 
-WORKLOADS = {
-    "1 array of 16": [(16,)],
-    "1,000 arrays of 64": [(64,)] * 1000,
-    "MLP 784-128-10 (4 arrays)": [(784, 128), (128,), (128, 10), (10,)],
-    "1 array of 1M": [(1 << 20,)],
-    "1 array of 16M": [(1 << 24,)],
-    "1 array of 64M": [(1 << 26,)],
-}
+EPILOG = """\
+examples:
+  python bench/compare.py --quick
+  python bench/compare.py --workloads resnet50 mlp --rules plain
+  python bench/compare.py --peers rmsprop "torch RMSprop" --rounds 31
+  python bench/compare.py --against bench/results/compare.json
 
-
-def arrays(shapes: list[tuple[int, ...]]) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Return parameters and gradients."""
-    rng = np.random.default_rng(0)
-    params = [rng.standard_normal(shape, dtype=np.float32) for shape in shapes]
-    grads = [rng.standard_normal(shape, dtype=np.float32) for shape in shapes]
-    return params, grads
-
-
-def ours(shapes: list[tuple[int, ...]]) -> Step:
-    params, grads = arrays(shapes)
-    optimizer = rmsprop.RMSprop(params)
-    return lambda: optimizer.step(grads)
-
-
-def ours_single(shapes: list[tuple[int, ...]]) -> Step:
-    (param,), (grad,) = arrays(shapes)
-    optimizer = rmsprop.RMSprop(param)
-    return lambda: optimizer.step(grad)
-
-
-def numpy_expression(shapes: list[tuple[int, ...]]) -> Step:
-    params, grads = arrays(shapes)
-    averages = [np.zeros_like(param) for param in params]
-    alpha, rest, lr, eps = map(np.float32, (0.9, 0.1, 1e-3, 1e-8))
-
-    def step() -> None:
-        for w, g, v in zip(params, grads, averages, strict=True):
-            v *= alpha
-            v += rest * (g * g)
-            w -= lr * g / np.sqrt(v + eps)
-
-    return step
+writes compare.json, compare.md and compare.png, and log.txt with what the
+frameworks printed. Exit code: 0, or 1 if --against found a step slower, 2 if
+an argument is wrong. needs: pip install '.[bench]'
+"""
 
 
-def torch_rmsprop(shapes: list[tuple[int, ...]]) -> Step:
-    import torch
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="compare.py",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add(
+        "--workloads",
+        nargs="+",
+        choices=WORKLOADS,
+        metavar="NAME",
+        help=f"what to step (default: all; with --quick {', '.join(QUICK)}): {', '.join(WORKLOADS)}",
+    )
+    add(
+        "--rules",
+        nargs="+",
+        choices=RULES,
+        default=list(RULES),
+        metavar="NAME",
+        help=f"{', '.join(RULES)} (default: all)",
+    )
+    add("--peers", nargs="+", choices=PEERS, default=list(PEERS), metavar="NAME", help="whom to compare (default: all)")
+    add("--list", action="store_true", help="print the peers and the commands that bring them, and stop")
+    add("--quick", action="store_true", help="few rounds, short blocks, small workloads: a minute or two")
+    add("--rounds", type=whole_number, metavar="N", help="rounds in which all take turns (default: 15; with --quick 5)")
+    add(
+        "--block-ms",
+        type=positive,
+        metavar="MS",
+        help="how long each runs in a round, in milliseconds, one step at least (default: 20; with --quick 5)",
+    )
+    add(
+        "--patience",
+        type=positive,
+        default=120.0,
+        metavar="S",
+        help="seconds after which a peer that is not ready is left out (default: 120)",
+    )
+    add(
+        "--isolate",
+        nargs="+",
+        choices=sorted({peer.framework for peer in PEERS.values()} - {"rmsprop", "limit"}),
+        default=[],
+        metavar="FRAMEWORK",
+        help="give these a process of their own, if they cannot live with the others (%(choices)s)",
+    )
+    add("--output", type=Path, default=Path("bench-results"), metavar="FOLDER", help="default: %(default)s")
+    add("--readme", action="store_true", help="also commit to bench/results, the README and its picture")
+    add("--against", type=Path, metavar="FILE.json", help="report what became slower since these results, in ratios")
+    add(
+        "--threshold",
+        type=positive,
+        default=regressions.THRESHOLD,
+        metavar="PART",
+        help="by how much a ratio may grow (default: 0.1, a tenth); never less than the noise",
+    )
+    return parser
 
-    params, grads = arrays(shapes)
-    tensors = [torch.from_numpy(param).requires_grad_() for param in params]
-    for tensor, grad in zip(tensors, grads, strict=True):
-        tensor.grad = torch.from_numpy(grad)
-    return torch.optim.RMSprop(tensors).step
+
+def whole_number(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}, wanted a whole number from 1 on")
+    return int(text)
 
 
-def contenders(shapes: list[tuple[int, ...]]) -> dict[str, Step]:
-    """Return a ready step function for each contender."""
-    makers = {"rmsprop": ours if len(shapes) > 1 else ours_single, "NumPy expression": numpy_expression}
-    if importlib.util.find_spec("torch"):
-        makers["torch RMSprop"] = torch_rmsprop
-    return {name: make(shapes) for name, make in makers.items()}
+def positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"got {text!r}, wanted a number above 0")
+    return value
 
 
-def seconds(step: Step, repeats: int) -> float:
-    """Return how long one step takes, over some of them in a row."""
-    begin = time.perf_counter()
-    for _ in range(repeats):
-        step()
-    return (time.perf_counter() - begin) / repeats
+def writable(folder: Path) -> Path:
+    """Return the folder, made if need be.
+
+    Raises:
+        OSError: nothing can be written into it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        return folder
 
 
-def medians(steps: dict[str, Step], rounds: int) -> dict[str, float]:
-    """Return the median time of a step of each contender, in seconds, over interleaved rounds."""
-    repeats = {}
-    for name, step in steps.items():
-        step()  # starts threads, touches memory
-        repeats[name] = max(1, round(0.02 / max(seconds(step, 3), 1e-7)))
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(rounds):
-        for name, step in steps.items():
-            times[name].append(seconds(step, repeats[name]))
-    return {name: statistics.median(values) for name, values in times.items()}
+def run(options: argparse.Namespace, command: str) -> files.Results:
+    """Measure everything that was asked for, with a progress bar, and print a table for each workload."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console()
+    defaults = QUICK_SETTINGS if options.quick else {"rounds": 15, "block_ms": 20.0}
+    settings = measure.Settings(
+        rounds=options.rounds or defaults["rounds"],
+        block_seconds=(options.block_ms or defaults["block_ms"]) / 1e3,
+        patience=options.patience,
+        isolated=frozenset(options.isolate),
+    )
+    workloads = options.workloads or (QUICK if options.quick else list(WORKLOADS))
+    chosen = [PEERS[name] for name in PEERS if name in options.peers]
+    results: files.Results = {
+        "schema": files.SCHEMA,
+        "command": command,
+        "machine": describe(),
+        "settings": {"rounds": settings.rounds, "block_seconds": settings.block_seconds, "patience": settings.patience},
+        "agreement": {},
+        "results": [],
+    }
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    with (
+        Progress(*columns, console=console, transient=True) as progress,
+        (options.output / "log.txt").open("w", encoding="utf-8") as log,
+        measure.started(settings, log) as processes,
+    ):
+        task = progress.add_task("starting", total=len(options.rules) * (1 + len(workloads)))
+        comparison = measure.Comparison(processes, chosen, lambda text: progress.update(task, description=text))
+        results["versions"] = comparison.versions()
+        for rule in options.rules:
+            results["agreement"][rule] = comparison.agreements(rule)
+            progress.advance(task)
+            for workload in workloads:
+                entry = {
+                    "workload": workload,
+                    "title": WORKLOADS[workload].title,
+                    "rule": rule,
+                    "elements": WORKLOADS[workload].elements,
+                    "tensors": len(WORKLOADS[workload].shapes()),
+                    "rows": comparison.measure(workload, rule),
+                }
+                results["results"].append(entry)
+                report.print_workload(entry, console)
+                progress.advance(task)
+    missing = {row["peer"] for entry in results["results"] for row in entry["rows"] if row.get("kind") == "missing"}
+    results["install"] = {peer.name: peer.install for peer in chosen if peer.name in missing}
+    results["finished"] = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    report.print_end(results, console)
+    return results
 
 
-def readable(value: float) -> str:
-    for unit, factor in (("s", 1), ("ms", 1e3), ("µs", 1e6)):
-        if value * factor >= 1:
-            return f"{value * factor:.3g} {unit}"
-    return f"{value * 1e6:.2f} µs"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15, help="interleaved rounds for each workload (default: 15)")
-    options = parser.parse_args()
-    header_written = False
-    for workload, shapes in WORKLOADS.items():
-        results = medians(contenders(shapes), options.rounds)
-        if not header_written:
-            print("| one step, float32 |", " | ".join(results), "|")
-            print("|---|" + "---|" * len(results))
-            header_written = True
-        own = results["rmsprop"]
-        cells = [readable(own)]
-        cells += [f"{readable(value)} ({value / own:.1f}x)" for name, value in results.items() if name != "rmsprop"]
-        print(f"| {workload} |", " | ".join(cells), "|", flush=True)
+def main(arguments: list[str] | None = None) -> int:
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    if options.list:
+        for peer in PEERS.values():
+            print(f"{peer.name:28} {peer.install}")
+        return 0
+    if absent := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
+        parser.error(f"{' and '.join(absent)} not installed; run: pip install '.[bench]'")
+    if OURS not in options.peers:
+        parser.error(f"--peers: {OURS} has to be among them: all others are compared with it")
+    try:
+        earlier = files.load(options.against) if options.against else None
+        writable(options.output)
+        if options.readme:
+            report.between(report.README.read_text(encoding="utf-8"), "")
+            writable(report.COMMITTED.parent)
+    except (files.ResultsError, OSError) as error:
+        parser.error(str(error))
+    words = sys.argv[1:] if arguments is None else arguments
+    results = run(options, shlex.join(["python", "bench/compare.py", *words]))
+    print("wrote", *report.write_all(results, options.output))
+    if options.readme:
+        files.save(results, report.COMMITTED)
+        report.write_readme(results)
+    if earlier is None:
+        return 0
+    lines, slower = regressions.report(earlier, results, options.threshold)
+    print("\n".join(lines))
+    return int(slower)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""The measuring process, seen from outside: started, asked, and told apart from its crashes."""
+
+import json
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import IO, Any
+
+WORKER = Path(__file__).with_name("worker.py")
+GRACE = 30.0
+"""Seconds after its patience for a process to say that it had none left."""
+
+
+class PeerError(Exception):
+    """The peer could not do what it was asked. `kind`: missing, no such rule, late, failed."""
+
+    def __init__(self, reason: str, kind: str) -> None:
+        super().__init__(reason)
+        self.kind = kind
+
+
+class ProcessEndedError(Exception):
+    """The process crashed or hung."""
+
+
+class Process:
+    """One measuring process. Its log gets what the frameworks print."""
+
+    def __init__(self, log: IO[str], patience: float, python: str = sys.executable) -> None:
+        self.patience = patience
+        self.process: subprocess.Popen[str] = subprocess.Popen(
+            [python, str(WORKER), str(patience)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            encoding="utf-8",
+        )
+        self.answers: queue.Queue[str] = queue.Queue()
+        threading.Thread(target=self._read, args=(self.process.stdout,), daemon=True).start()
+
+    def _read(self, stdout: IO[str]) -> None:
+        for line in stdout:
+            self.answers.put(line)
+        self.answers.put("")
+
+    def ask(self, do: str, /, **arguments: Any) -> Any:
+        """Have a command carried out.
+
+        Raises:
+            PeerError: it failed, and the process lives on.
+            ProcessEndedError: the process is gone.
+        """
+        try:
+            print(json.dumps({"do": do, **arguments}), file=self.process.stdin, flush=True)
+            line = self.answers.get(timeout=self.patience + GRACE)
+        except queue.Empty:
+            self.end()
+            raise ProcessEndedError(f"hung for more than {self.patience:g} seconds") from None
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            raise ProcessEndedError(how_it_ended(self.process.wait()))
+        reply = json.loads(line)
+        if "error" in reply:
+            raise PeerError(reply["error"], reply["kind"])
+        return reply["result"]
+
+    def end(self) -> None:
+        """End the process."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+
+
+def how_it_ended(code: int) -> str:
+    if code < 0:
+        return f"crashed its process: {signal.Signals(-code).name}"
+    return f"ended its process with exit code {code}"
