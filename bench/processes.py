@@ -1,5 +1,6 @@
 """The measuring process, seen from outside: started, asked, and told apart from its crashes."""
 
+import contextlib
 import json
 import queue
 import signal
@@ -40,7 +41,8 @@ class Process:
             encoding="utf-8",
         )
         self.answers: queue.Queue[str] = queue.Queue()
-        threading.Thread(target=self._read, args=(self.process.stdout,), daemon=True).start()
+        self.reader = threading.Thread(target=self._read, args=(self.process.stdout,), daemon=True)
+        self.reader.start()
 
     def _read(self, stdout: IO[str]) -> None:
         for line in stdout:
@@ -63,7 +65,9 @@ class Process:
         except BrokenPipeError:
             line = ""
         if not line:
-            raise ProcessEndedError(how_it_ended(self.process.wait()))
+            code = self.process.wait()
+            self.end()
+            raise ProcessEndedError(how_it_ended(code))
         reply = json.loads(line)
         if "error" in reply:
             raise PeerError(reply["error"], reply["kind"])
@@ -74,6 +78,11 @@ class Process:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
+        self.reader.join()
+        for pipe in (self.process.stdin, self.process.stdout):
+            with contextlib.suppress(BrokenPipeError):  # a command that it did not read
+                if pipe is not None:
+                    pipe.close()
 
 
 def how_it_ended(code: int) -> str:

@@ -160,13 +160,17 @@ def print_workload(entry: dict[str, Any], console: Any) -> None:
     from rich.table import Table
 
     drawn = Table(title=f"{entry['title']}, {entry['rule']}", title_justify="left")
-    for i, head in enumerate(DETAIL_HEAD):
-        drawn.add_column(head, justify="right" if i else "left")
+    shown = [
+        i for i, head in enumerate(DETAIL_HEAD) if head in ("peer", "one step", "quartiles", "to ours", "to the limit")
+    ]
+    for i in shown:
+        drawn.add_column(DETAIL_HEAD[i], justify="right" if i else "left")
     for cells in detail_rows(entry):
-        drawn.add_row(*cells, style="bold green" if cells[0] == OURS else "dim" if cells[0] in LIMITS else "")
+        style = "bold green" if cells[0] == OURS else "dim" if cells[0] in LIMITS else ""
+        drawn.add_row(*(cells[i] for i in shown), style=style)
     for row in entry["rows"]:
         if "reason" in row:
-            drawn.add_row(row["peer"], f"not measured: {row['reason']}"[:120], style="yellow")
+            drawn.add_row(row["peer"], "not measured", style="yellow")
     console.print(drawn)
 
 

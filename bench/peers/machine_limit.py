@@ -38,18 +38,18 @@ class Slice(ctypes.Structure):
 
 
 @functools.cache
-def library(build: Path = BUILD) -> ctypes.CDLL:
+def library() -> ctypes.CDLL:
     """Build the loops with CMake, unless that was done before, and load them."""
     if shutil.which("cmake") is None:
         raise RuntimeError("cmake is not installed")
     definitions = ["-DCMAKE_BUILD_TYPE=Release", "-DRMSPROP_BUILD_LIMITS=ON"]
     generator = ["-G", "Ninja"] if shutil.which("ninja") else []
-    run("cmake", "-S", str(ROOT), "-B", str(build), *generator, *definitions)
-    run("cmake", "--build", str(build), "--config", "Release")
+    run("cmake", "-S", str(ROOT), "-B", str(BUILD), *generator, *definitions)
+    run("cmake", "--build", str(BUILD), "--config", "Release")
     suffixes = {".so", ".dylib", ".dll"}
-    paths = [path for path in build.rglob("*rmsprop_limits*") if path.suffix in suffixes]
+    paths = [path for path in BUILD.rglob("*rmsprop_limits*") if path.suffix in suffixes]
     if not paths:
-        raise RuntimeError(f"the build in {build} left no library")
+        raise RuntimeError(f"the build in {BUILD} left no library")
     loaded = ctypes.CDLL(str(paths[0]))
     loaded.rmsprop_run_limit.restype = ctypes.c_bool
     loaded.rmsprop_run_limit.argtypes = (

@@ -1,0 +1,230 @@
+"""The comparison as a program: what it refuses, what it writes, and that no peer can end it."""
+
+import argparse
+import json
+import re
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import compare
+import measure
+import peers
+import processes
+from peers.contract import Peer, Steps
+
+pytest.importorskip("matplotlib")
+pytest.importorskip("rich")
+
+BENCH = Path(compare.__file__).parent
+TINY = ("--rules", "plain", "--rounds", "2", "--block-ms", "0.05")
+
+
+def run(folder, *arguments):
+    return compare.main(["--output", str(folder), *TINY, *arguments])
+
+
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory):
+    """The folder of a small run."""
+    folder = tmp_path_factory.mktemp("results") / "new" / "folder"
+    assert run(folder, "--workloads", "16", "mlp", "--peers", "rmsprop", "NumPy expression") == 0
+    return folder
+
+
+def test_a_run_writes_results_a_page_and_a_picture(small_run):
+    results = json.loads((small_run / "compare.json").read_text(encoding="utf-8"))
+    assert [entry["workload"] for entry in results["results"]] == ["16", "mlp"]
+    for entry in results["results"]:
+        assert [row["peer"] for row in entry["rows"]] == ["rmsprop", "NumPy expression"]
+        assert all(row["rounds"] == 2 and row["q1_s"] <= row["median_s"] <= row["q3_s"] for row in entry["rows"])
+        assert entry["rows"][0]["vs_ours"] == 1
+    assert {check["verdict"] for check in results["agreement"]["plain"].values()} == {"same step"}
+    assert (small_run / "compare.png").read_bytes().startswith(b"\x89PNG")
+    assert "NumPy expression" in (small_run / "compare.md").read_text(encoding="utf-8")
+
+
+def test_results_say_what_they_were_measured_on(small_run):
+    results = json.loads((small_run / "compare.json").read_text(encoding="utf-8"))
+    assert {"cpu", "cores", "caches", "memory_bytes", "system", "python", "instruction_set", "threads"} <= set(
+        results["machine"]
+    )
+    assert results["versions"]["numpy"] == np.__version__
+    assert results["command"].startswith("python bench/compare.py")
+
+
+def test_a_run_can_be_compared_with_itself(small_run, tmp_path, capsys):
+    against = small_run / "compare.json"
+    run(tmp_path, "--workloads", "16", "--peers", "rmsprop", "NumPy expression", "--against", str(against))
+    assert "1 ratios compared" in capsys.readouterr().out
+
+
+# ---- Bad input -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_run(monkeypatch):
+    """Fails the test if anything is measured."""
+
+    def refuse(*_):
+        raise AssertionError("it began to measure")
+
+    monkeypatch.setattr(compare, "run", refuse)
+
+
+@pytest.mark.usefixtures("no_run")
+def test_a_folder_that_cannot_be_written_is_an_error_before_the_run(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit) as raised:
+        run(tmp_path / "file" / "folder")
+    assert raised.value.code == 2
+    assert str(tmp_path / "file") in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("no_run")
+@pytest.mark.parametrize(
+    "content", ["no JSON", "[]", '{"schema": 999}', '{"schema": 1}', '{"schema": 1, "results": [3]}']
+)
+def test_earlier_results_that_are_none_are_an_error_before_the_run(content, tmp_path, capsys):
+    (tmp_path / "earlier.json").write_text(content)
+    with pytest.raises(SystemExit) as raised:
+        run(tmp_path, "--against", str(tmp_path / "earlier.json"))
+    assert raised.value.code == 2
+    assert "earlier.json: " in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("no_run")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--rounds", "0"],
+        ["--rounds", "many"],
+        ["--block-ms", "nan"],
+        ["--patience", "-1"],
+        ["--threshold", "inf"],
+        ["--workloads", "unknown"],
+        ["--peers", "NumPy expression"],
+        ["--against", "missing.json"],
+    ],
+)
+def test_arguments_that_mean_nothing_are_errors_that_name_them(arguments, tmp_path, capsys):
+    with pytest.raises(SystemExit) as raised:
+        run(tmp_path, *arguments)
+    assert raised.value.code == 2
+    assert arguments[0 if "missing" not in arguments[1] else 1] in capsys.readouterr().err
+
+
+def test_help_mentions_every_option_workload_and_rule(capsys):
+    with pytest.raises(SystemExit):
+        compare.main(["--help"])
+    text = capsys.readouterr().out
+    for action in compare.build_parser()._actions:
+        assert action.help is not argparse.SUPPRESS
+        assert all(option in text for option in action.option_strings)
+    assert all(name in text for name in (*compare.WORKLOADS, *compare.RULES))
+
+
+def test_every_peer_is_listed_with_the_command_that_brings_it(capsys):
+    assert compare.main(["--list"]) == 0
+    listed = capsys.readouterr().out
+    for peer in peers.PEERS.values():
+        assert re.search(rf"^{re.escape(peer.name)} +{re.escape(peer.install)}$", listed, re.MULTILINE)
+
+
+# ---- Peers that misbehave --------------------------------------------------------------------------------------------
+
+BAD_PEERS = """
+import os, sys, time
+sys.path.insert(0, {bench!r})
+import numpy as np
+import peers, worker
+from peers import numpy_expression
+from peers.contract import Peer
+
+def missing(arrays, options):
+    import a_package_that_nobody_has
+
+def wrong(arrays, options):
+    return numpy_expression.make(arrays, {{**options, "alpha": 0.5}})
+
+def crashing(arrays, options):
+    os.abort()
+
+def hanging(arrays, options):
+    time.sleep(600)
+
+def raising(arrays, options):
+    raise RuntimeError("no luck today")
+
+def printing(arrays, options):
+    print("this is no answer")
+    os.write(1, b"nor is this")
+    return numpy_expression.make(arrays, options)
+
+def late_crash(arrays, options):
+    if sum(param.size for param in arrays.params) == 16:
+        os.abort()
+    return numpy_expression.make(arrays, options)
+
+for make in (missing, wrong, crashing, hanging, raising, printing, late_crash):
+    peers.PEERS[make.__name__] = Peer(make.__name__, "numpy", make)
+if __name__ == "__main__":
+    worker.main()
+"""
+BAD = ("missing", "wrong", "crashing", "hanging", "raising", "printing", "late_crash")
+
+
+@pytest.fixture
+def bad_peers(monkeypatch, tmp_path):
+    script = tmp_path / "worker_with_bad_peers.py"
+    script.write_text(textwrap.dedent(BAD_PEERS.format(bench=str(BENCH))))
+    monkeypatch.setattr(processes, "WORKER", script)
+    for name in BAD:
+        monkeypatch.setitem(peers.PEERS, name, Peer(name, "numpy", lambda *_: None, install=f"bring {name}"))
+
+
+@pytest.mark.usefixtures("bad_peers")
+def test_a_peer_that_fails_is_a_row_with_its_reason_and_the_others_are_measured(tmp_path, capsys):
+    arguments = ("--patience", "2", "--workloads", "16", "--peers", "rmsprop", "NumPy expression", *BAD)
+    assert run(tmp_path, *arguments) == 0
+    results = json.loads((tmp_path / "compare.json").read_text(encoding="utf-8"))
+    (entry,) = results["results"]
+    rows = {row["peer"]: row for row in entry["rows"]}
+    assert {name for name, row in rows.items() if "median_s" in row} == {"rmsprop", "NumPy expression", "printing"}
+    reasons = {name: row["reason"] for name, row in rows.items() if "reason" in row}
+    assert reasons.pop("wrong").startswith("after 3 steps it is ")
+    assert reasons == {
+        "missing": "a_package_that_nobody_has is not installed",
+        "crashing": "crashed its process: SIGABRT",
+        "late_crash": "crashed its process: SIGABRT",
+        "hanging": "was not ready after 2 seconds",
+        "raising": "RuntimeError: no luck today",
+    }
+    assert results["install"] == {"missing": "bring missing"}
+    page = (tmp_path / "compare.md").read_text(encoding="utf-8")
+    assert all(reason in page for reason in reasons.values())
+    assert "`bring missing`" in page
+    capsys.readouterr()
+
+
+def test_frameworks_that_cannot_live_together_get_processes_of_their_own(tmp_path):
+    settings = measure.Settings(isolated=frozenset({"numpy"}))
+    with (tmp_path / "log").open("w") as log, measure.started(settings, log) as started:
+        for name in ("rmsprop", "NumPy expression"):
+            started.ask(peers.PEERS[name], "versions", peer=name)
+        assert sorted(started.running) == ["numpy", "shared"]
+        running = [process.process for process in started.running.values()]
+    assert all(process.poll() is not None for process in running)
+
+
+def test_a_workload_larger_than_memory_is_measured_in_batches(tmp_path, monkeypatch):
+    names = ("rmsprop", "NumPy expression", "another", "one more")
+    for name in names[2:]:
+        monkeypatch.setitem(peers.PEERS, name, Peer(name, "numpy", lambda *_: Steps(lambda: 0, list, int)))
+    with (tmp_path / "log").open("w") as log, measure.started(measure.Settings(), log) as started:
+        comparison = measure.Comparison(started, [peers.PEERS[name] for name in names], lambda text: None)
+        monkeypatch.setattr(started, "ask", lambda *_, **__: 4 * 5 * 16 * 2 / started.settings.memory_share)
+        batches = comparison._batches(comparison.chosen[1:], "plain", "16")
+    assert [[peer.name for peer in batch] for batch in batches] == [["NumPy expression", "another"], ["one more"]]

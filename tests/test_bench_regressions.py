@@ -1,0 +1,84 @@
+"""A step that became slower is told from a machine that did, and from noise."""
+
+import json
+
+import pytest
+
+import regressions
+from made_up_results import TIMES, made_up
+
+WITHOUT_LIMIT = {"rmsprop": 1.25, "torch RMSprop": 8.0, "NumPy expression": 10.0, "Numba, fused by hand": 1.5}
+
+
+def slower(before, after, threshold=regressions.THRESHOLD):
+    """Return the lines that report a slowdown."""
+    lines, found = regressions.report(before, after, threshold)
+    reported = [line for line in lines if line.startswith("slower: ")]
+    assert found == bool(reported)
+    return reported
+
+
+def test_a_step_that_takes_longer_beside_the_limit_is_reported():
+    (line,) = slower(made_up(), made_up({**TIMES, "rmsprop": 1.5}))
+    assert line == "slower: 16M, plain, rmsprop: 1.25 -> 1.50 times the limit (+20%; noise 4%)"
+
+
+def test_a_slower_machine_is_no_slower_step():
+    assert slower(made_up(), made_up(unit=3e-3)) == []
+
+
+def test_a_faster_machine_does_not_hide_a_slower_step():
+    assert len(slower(made_up(), made_up({**TIMES, "rmsprop": 1.5}, unit=1e-4))) == 1
+
+
+def test_a_change_below_the_threshold_is_none():
+    after = made_up({**TIMES, "rmsprop": 1.36})
+    assert slower(made_up(), after) == []
+    assert len(slower(made_up(), after, threshold=0.05)) == 1
+
+
+def test_a_change_within_the_noise_is_none():
+    assert slower(made_up(), made_up({**TIMES, "rmsprop": 1.5}, spread=0.3)) == []
+
+
+def test_a_faster_step_is_not_reported():
+    assert slower(made_up(), made_up({**TIMES, "rmsprop": 1.0})) == []
+
+
+def test_without_the_limit_most_peers_decide():
+    before = made_up(WITHOUT_LIMIT)
+    assert slower(before, made_up({**WITHOUT_LIMIT, "torch RMSprop": 5.0})) == []
+    (line,) = slower(before, made_up({**WITHOUT_LIMIT, "rmsprop": 1.75}))
+    assert "rmsprop: " in line
+    assert "(+40%; " in line
+
+
+def test_a_peer_of_another_version_is_nothing_to_compare_with():
+    times = {"rmsprop": 1.25, "torch RMSprop": 8.0}
+    lines, found = regressions.report(made_up(times), made_up({**times, "rmsprop": 2}, versions={"torch": "2.14.0"}))
+    assert not found
+    assert lines[-1].startswith("0 ratios compared")
+
+
+def test_workloads_that_one_run_lacks_are_left_out():
+    lines, _ = regressions.report(made_up(workloads=("16M", "mlp")), made_up(workloads=("mlp", "64M")))
+    assert lines[-1].startswith("1 ratios compared")
+
+
+def test_another_machine_is_noted():
+    after = made_up()
+    after["machine"]["threads"] = 2
+    assert "threads was 4, is 2" in regressions.report(made_up(), after)[0][0]
+
+
+def test_the_exit_code_tells(tmp_path, capsys):
+    before, after = tmp_path / "before.json", tmp_path / "after.json"
+    before.write_text(json.dumps(made_up()))
+    after.write_text(json.dumps(made_up({**TIMES, "rmsprop": 1.5})))
+    assert regressions.main([str(before), str(before)]) == 0
+    assert regressions.main([str(before), str(after)]) == 1
+    assert regressions.main([str(before), str(after), "--threshold", "0.5"]) == 0
+    assert "slower: 16M" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as raised:
+        regressions.main([str(before), str(tmp_path / "missing.json")])
+    assert raised.value.code == 2
