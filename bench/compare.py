@@ -17,7 +17,8 @@ from peers import OURS, PEERS
 from workloads import QUICK, RULES, WORKLOADS
 
 NEEDED = ("rich", "matplotlib")
-QUICK_SETTINGS = {"rounds": 5, "block_ms": 5.0}
+FULL = {"rounds": 15, "block_ms": 20.0, "patience": 120.0}
+IN_A_HURRY = {"rounds": 5, "block_ms": 5.0, "patience": 60.0}
 
 DESCRIPTION = """\
 Time one optimizer step of rmsprop, through its NumPy API and its PyTorch
@@ -67,7 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--peers", nargs="+", choices=PEERS, default=list(PEERS), metavar="NAME", help="whom to compare (default: all)")
     add("--list", action="store_true", help="print the peers and the commands that bring them, and stop")
-    add("--quick", action="store_true", help="few rounds, short blocks, small workloads: a minute or two")
+    add("--quick", action="store_true", help="few rounds, short blocks, small workloads: some minutes")
     add("--rounds", type=whole_number, metavar="N", help="rounds in which all take turns (default: 15; with --quick 5)")
     add(
         "--block-ms",
@@ -78,9 +79,8 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--patience",
         type=positive,
-        default=120.0,
         metavar="S",
-        help="seconds after which a peer that is not ready is left out (default: 120)",
+        help="seconds after which a peer that is not ready is left out (default: 120; with --quick 60)",
     )
     add(
         "--isolate",
@@ -90,8 +90,14 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FRAMEWORK",
         help="give these a process of their own, if they cannot live with the others (%(choices)s)",
     )
-    add("--output", type=Path, default=Path("bench-results"), metavar="FOLDER", help="default: %(default)s")
-    add("--readme", action="store_true", help="also commit to bench/results, the README and its picture")
+    add(
+        "--output",
+        type=Path,
+        default=Path("bench-results"),
+        metavar="FOLDER",
+        help="where to write (default: %(default)s)",
+    )
+    add("--readme", action="store_true", help="also into bench/results, README.md and docs/compare.png")
     add("--against", type=Path, metavar="FILE.json", help="report what became slower since these results, in ratios")
     add(
         "--threshold",
@@ -136,11 +142,11 @@ def run(options: argparse.Namespace, command: str) -> files.Results:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     console = Console()
-    defaults = QUICK_SETTINGS if options.quick else {"rounds": 15, "block_ms": 20.0}
+    defaults = IN_A_HURRY if options.quick else FULL
     settings = measure.Settings(
-        rounds=options.rounds or defaults["rounds"],
+        rounds=options.rounds or int(defaults["rounds"]),
         block_seconds=(options.block_ms or defaults["block_ms"]) / 1e3,
-        patience=options.patience,
+        patience=options.patience or defaults["patience"],
         isolated=frozenset(options.isolate),
     )
     workloads = options.workloads or (QUICK if options.quick else list(WORKLOADS))

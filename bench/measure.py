@@ -89,8 +89,8 @@ class Comparison:
         self.processes = processes
         self.chosen = chosen
         self.on_progress = on_progress
-        self.ended: dict[str, str] = {}  # peer -> how it took its process down; it is not asked again
-        self.late: dict[tuple[str, str], str] = {}  # (peer, workload) -> reason; no other rule will be faster
+        self.ended: dict[str, str] = {}  # peer -> how it took its process down when it was checked; not asked again
+        self.too_much: dict[tuple[str, str], str] = {}  # (peer, workload) -> reason, for the other rules too
         self.out: dict[tuple[str, str], dict[str, str]] = {}  # (peer, rule) -> reason and kind
 
     # ---- Who takes part ----------------------------------------------------------------------------------------------
@@ -131,7 +131,7 @@ class Comparison:
             except PeerEndedError as error:
                 if error.peer.name == peers.OURS:
                     raise
-                self.ended[error.peer.name] = str(error)
+                self.too_much[error.peer.name, workload] = str(error)
         return [rows[peer.name] for peer in self.chosen]
 
     def _measure(self, workload: str, rule: str) -> dict[str, Row]:
@@ -140,8 +140,8 @@ class Comparison:
         for peer in self.chosen:
             if peer.name in self.ended:
                 rows[peer.name] = {"peer": peer.name, "reason": self.ended[peer.name], "kind": "failed"}
-            elif (peer.name, workload) in self.late:
-                rows[peer.name] = {"peer": peer.name, "reason": self.late[peer.name, workload], "kind": "late"}
+            elif (peer.name, workload) in self.too_much:
+                rows[peer.name] = {"peer": peer.name, "reason": self.too_much[peer.name, workload], "kind": "failed"}
             elif (peer.name, rule) in self.out:
                 rows[peer.name] = {"peer": peer.name, **self.out[peer.name, rule]}
             else:
@@ -178,7 +178,7 @@ class Comparison:
                 )
             except PeerError as error:
                 if error.kind == "late":
-                    self.late[peer.name, workload] = str(error)
+                    self.too_much[peer.name, workload] = str(error)
                 rows[peer.name] = {"peer": peer.name, "reason": str(error), "kind": error.kind}
         return facts
 
