@@ -21,15 +21,21 @@ def numpy_api(arrays: Arrays, options: Options) -> Contender:
 
 
 def adapter_rmsprop(arrays: Arrays, options: Options) -> Contender:
-    import rmsprop.torch
+    def optimizer(params):
+        from rmsprop.torch import RMSprop  # once it is known that there is a torch
 
-    return torch_optimizers.stepping(arrays, lambda params: rmsprop.torch.RMSprop(params, **options))
+        return RMSprop(params, **options)
+
+    return torch_optimizers.stepping(arrays, optimizer)
 
 
 def adapter_adagrad(arrays: Arrays, options: Options) -> Contender:
-    import rmsprop.torch
+    def optimizer(params, **chosen):
+        from rmsprop.torch import Adagrad
 
-    return torch_optimizers.adagrad(arrays, options, rmsprop.torch.Adagrad)
+        return Adagrad(params, **chosen)
+
+    return torch_optimizers.adagrad(arrays, options, optimizer)
 
 
 PEERS = (
