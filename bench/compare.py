@@ -210,7 +210,10 @@ def main(arguments: list[str] | None = None) -> int:
     except (files.ResultsError, OSError) as error:
         parser.error(str(error))
     words = sys.argv[1:] if arguments is None else arguments
-    results = run(options, shlex.join(["python", "bench/compare.py", *words]))
+    try:
+        results = run(options, shlex.join(["python", "bench/compare.py", *words]))
+    except KeyboardInterrupt:
+        return 130  # what a shell reports for a program ended by Ctrl-C
     print("wrote", *report.write_all(results, options.output))
     if options.readme:
         files.save(results, report.COMMITTED)

@@ -29,8 +29,8 @@ class Settings:
     """The part of the memory that is left which the arrays of one batch may take."""
 
 
-class PeerEndedError(Exception):
-    """A peer took its process down."""
+class LostPeerError(Exception):
+    """A peer failed in the middle, or took its process down: what it took part in has to begin again without it."""
 
     def __init__(self, peer: Peer, reason: str) -> None:
         super().__init__(reason)
@@ -50,7 +50,7 @@ class Processes:
 
         Raises:
             PeerError: the peer cannot.
-            PeerEndedError: it took the process down.
+            LostPeerError: it took the process down.
         """
         key = self.key(peer)
         if key not in self.running:
@@ -59,7 +59,7 @@ class Processes:
             return self.running[key].ask(do, **arguments)
         except ProcessEndedError as error:
             del self.running[key]
-            raise PeerEndedError(peer, str(error)) from None
+            raise LostPeerError(peer, str(error)) from None
 
     def key(self, peer: Peer) -> str:
         return peer.framework if peer.framework in self.settings.isolated else "shared"
@@ -114,7 +114,7 @@ class Comparison:
                     reason, kind = (result["why"] if result["verdict"] == "wrong" else None), "wrong"
                 except PeerError as error:
                     reason, kind = str(error), error.kind
-                except PeerEndedError as error:
+                except LostPeerError as error:
                     self.ended[peer.name] = reason = str(error)
             if reason is not None:
                 self.out[peer.name, rule] = {"reason": reason, "kind": kind}
@@ -127,12 +127,11 @@ class Comparison:
         while True:
             try:
                 rows = self._measure(workload, rule)
-                break
-            except PeerEndedError as error:
-                if error.peer.name == peers.OURS:
-                    raise
+                return [rows[peer.name] for peer in self.chosen]
+            except LostPeerError as error:
+                if error.peer.name == peers.OURS:  # too much for this machine, then
+                    return [{"peer": peer.name, "reason": str(error), "kind": "failed"} for peer in self.chosen]
                 self.too_much[error.peer.name, workload] = str(error)
-        return [rows[peer.name] for peer in self.chosen]
 
     def _measure(self, workload: str, rule: str) -> dict[str, Row]:
         rows: dict[str, Row] = {}
@@ -146,8 +145,11 @@ class Comparison:
                 rows[peer.name] = {"peer": peer.name, **self.out[peer.name, rule]}
             else:
                 able.append(peer)
-        for peer in self.processes.one_peer_of_each(able):
-            self.processes.ask(peer, "begin", workload=workload, rule=rule)
+        try:
+            for peer in self.processes.one_peer_of_each(able):
+                self.processes.ask(peer, "begin", workload=workload, rule=rule)
+        except PeerError as error:
+            raise LostPeerError(peers.PEERS[peers.OURS], str(error)) from None
         always = [peer for peer in able if peer.name in (peers.OURS, *peers.LIMITS)]
         facts = self._prepare(always, rows, workload)
         always = [peer for peer in always if peer.name in facts]
@@ -198,7 +200,10 @@ class Comparison:
         for _ in range(self.processes.settings.rounds):
             shuffle(order)  # what one leaves in the caches is not always left to the same one
             for peer in order:
-                times[peer.name].append(self.processes.ask(peer, "time", peer=peer.name))
+                try:
+                    times[peer.name].append(self.processes.ask(peer, "time", peer=peer.name))
+                except PeerError as error:
+                    raise LostPeerError(peer, str(error)) from None
         return times
 
 

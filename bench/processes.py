@@ -78,10 +78,10 @@ class Process:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
-        self.reader.join()
+        self.reader.join(timeout=GRACE)  # a process that this one has left behind may hold the pipe open
         for pipe in (self.process.stdin, self.process.stdout):
             with contextlib.suppress(BrokenPipeError):  # a command that it did not read
-                if pipe is not None:
+                if pipe is not None and not self.reader.is_alive():
                     pipe.close()
 
 

@@ -135,7 +135,7 @@ def test_every_peer_is_listed_with_the_command_that_brings_it(capsys):
 
 # ---- Peers that misbehave --------------------------------------------------------------------------------------------
 
-BAD_PEERS = """
+BAD_PEERS = '''
 import os, sys, time
 sys.path.insert(0, {bench!r})
 import numpy as np
@@ -163,17 +163,33 @@ def printing(arrays, options):
     os.write(1, b"nor is this")
     return numpy_expression.make(arrays, options)
 
+class FailingLate:
+    """Fails at the fourth single step: the first that is measured."""
+
+    def __init__(self, contender):
+        self.contender, self.single_steps = contender, 0
+        self.params, self.state_bytes = contender.params, contender.state_bytes
+
+    def run(self, steps):
+        self.single_steps += steps == 1
+        if self.single_steps == 4:
+            raise RuntimeError("no luck any more")
+        self.contender.run(steps)
+
+def failing_late(arrays, options):
+    return FailingLate(numpy_expression.make(arrays, options))
+
 def late_crash(arrays, options):
     if sum(param.size for param in arrays.params) == 16:
         os.abort()
     return numpy_expression.make(arrays, options)
 
-for make in (missing, wrong, crashing, hanging, raising, printing, late_crash):
+for make in (missing, wrong, crashing, hanging, raising, printing, failing_late, late_crash):
     peers.PEERS[make.__name__] = Peer(make.__name__, "numpy", make)
 if __name__ == "__main__":
     worker.main()
-"""
-BAD = ("missing", "wrong", "crashing", "hanging", "raising", "printing", "late_crash")
+'''
+BAD = ("missing", "wrong", "crashing", "hanging", "raising", "printing", "failing_late", "late_crash")
 
 
 @pytest.fixture
@@ -201,6 +217,7 @@ def test_a_peer_that_fails_is_a_row_with_its_reason_and_the_others_are_measured(
         "late_crash": "crashed its process: SIGABRT",
         "hanging": "was not ready after 2 seconds",
         "raising": "RuntimeError: no luck today",
+        "failing_late": "RuntimeError: no luck any more",
     }
     assert results["install"] == {"missing": "bring missing"}
     page = (tmp_path / "compare.md").read_text(encoding="utf-8")
@@ -228,3 +245,15 @@ def test_a_workload_larger_than_memory_is_measured_in_batches(tmp_path, monkeypa
         monkeypatch.setattr(started, "ask", lambda *_, **__: 4 * 5 * 16 * 2 / started.settings.memory_share)
         batches = comparison._batches(comparison.chosen[1:], "plain", "16")
     assert [[peer.name for peer in batch] for batch in batches] == [["NumPy expression", "another"], ["one more"]]
+
+
+def test_a_workload_that_is_too_much_for_the_machine_is_rows_with_the_reason(tmp_path, monkeypatch):
+    chosen = [peers.PEERS[name] for name in ("rmsprop", "NumPy expression")]
+    with (tmp_path / "log").open("w") as log, measure.started(measure.Settings(), log) as started:
+
+        def no_memory(peer, do, /, **arguments):
+            raise processes.PeerError("MemoryError: too much", "failed")
+
+        monkeypatch.setattr(started, "ask", no_memory)
+        rows = measure.Comparison(started, chosen, lambda text: None).measure("64M", "plain")
+    assert [(row["peer"], row["reason"]) for row in rows] == [(peer.name, "MemoryError: too much") for peer in chosen]
