@@ -181,13 +181,19 @@ def run(options: argparse.Namespace, command: str) -> files.Results:
                     "rows": comparison.measure(workload, rule),
                 }
                 results["results"].append(entry)
+                finish(results)
+                files.save(results, options.output / "compare.json")  # an interrupted run keeps what it has
                 report.print_workload(entry, console)
                 progress.advance(task)
-    missing = {row["peer"] for entry in results["results"] for row in entry["rows"] if row.get("kind") == "missing"}
-    results["install"] = {peer.name: peer.install for peer in chosen if peer.name in missing}
-    results["finished"] = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     report.print_end(results, console)
     return results
+
+
+def finish(results: files.Results) -> None:
+    """Say when it was, and what brings those that are missing."""
+    missing = {row["peer"] for entry in results["results"] for row in entry["rows"] if row.get("kind") == "missing"}
+    results["install"] = {name: PEERS[name].install for name in PEERS if name in missing}
+    results["finished"] = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
 
 def main(arguments: list[str] | None = None) -> int:

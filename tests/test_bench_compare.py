@@ -13,6 +13,7 @@ import compare
 import measure
 import peers
 import processes
+import results
 from peers.contract import Peer, Steps
 
 pytest.importorskip("matplotlib")
@@ -35,30 +36,42 @@ def small_run(tmp_path_factory):
 
 
 def test_a_run_writes_results_a_page_and_a_picture(small_run):
-    results = json.loads((small_run / "compare.json").read_text(encoding="utf-8"))
-    assert [entry["workload"] for entry in results["results"]] == ["16", "mlp"]
-    for entry in results["results"]:
+    found = json.loads((small_run / "compare.json").read_text(encoding="utf-8"))
+    assert [entry["workload"] for entry in found["results"]] == ["16", "mlp"]
+    for entry in found["results"]:
         assert [row["peer"] for row in entry["rows"]] == ["rmsprop", "NumPy expression"]
         assert all(row["rounds"] == 2 and row["q1_s"] <= row["median_s"] <= row["q3_s"] for row in entry["rows"])
         assert entry["rows"][0]["vs_ours"] == 1
-    assert {check["verdict"] for check in results["agreement"]["plain"].values()} == {"same step"}
+    assert {check["verdict"] for check in found["agreement"]["plain"].values()} == {"same step"}
     assert (small_run / "compare.png").read_bytes().startswith(b"\x89PNG")
     assert "NumPy expression" in (small_run / "compare.md").read_text(encoding="utf-8")
 
 
 def test_results_say_what_they_were_measured_on(small_run):
-    results = json.loads((small_run / "compare.json").read_text(encoding="utf-8"))
+    found = json.loads((small_run / "compare.json").read_text(encoding="utf-8"))
     assert {"cpu", "cores", "caches", "memory_bytes", "system", "python", "instruction_set", "threads"} <= set(
-        results["machine"]
+        found["machine"]
     )
-    assert results["versions"]["numpy"] == np.__version__
-    assert results["command"].startswith("python bench/compare.py")
+    assert found["versions"]["numpy"] == np.__version__
+    assert found["command"].startswith("python bench/compare.py")
 
 
 def test_a_run_can_be_compared_with_itself(small_run, tmp_path, capsys):
     against = small_run / "compare.json"
     run(tmp_path, "--workloads", "16", "--peers", "rmsprop", "NumPy expression", "--against", str(against))
     assert "1 ratios compared" in capsys.readouterr().out
+
+
+def test_an_interrupted_run_keeps_what_it_has_measured(tmp_path, monkeypatch):
+    def interrupted(self, workload, rule, measure_it=measure.Comparison.measure):
+        if workload == "mlp":
+            raise KeyboardInterrupt
+        return measure_it(self, workload, rule)
+
+    monkeypatch.setattr(measure.Comparison, "measure", interrupted)
+    assert run(tmp_path, "--workloads", "16", "mlp", "--peers", "rmsprop") == 130
+    kept = results.load(tmp_path / "compare.json")
+    assert [entry["workload"] for entry in kept["results"]] == ["16"]
 
 
 # ---- Bad input -------------------------------------------------------------------------------------------------------
@@ -205,8 +218,8 @@ def bad_peers(monkeypatch, tmp_path):
 def test_a_peer_that_fails_is_a_row_with_its_reason_and_the_others_are_measured(tmp_path, capsys):
     arguments = ("--patience", "2", "--workloads", "16", "--peers", "rmsprop", "NumPy expression", *BAD)
     assert run(tmp_path, *arguments) == 0
-    results = json.loads((tmp_path / "compare.json").read_text(encoding="utf-8"))
-    (entry,) = results["results"]
+    found = json.loads((tmp_path / "compare.json").read_text(encoding="utf-8"))
+    (entry,) = found["results"]
     rows = {row["peer"]: row for row in entry["rows"]}
     assert {name for name, row in rows.items() if "median_s" in row} == {"rmsprop", "NumPy expression", "printing"}
     reasons = {name: row["reason"] for name, row in rows.items() if "reason" in row}
@@ -219,7 +232,7 @@ def test_a_peer_that_fails_is_a_row_with_its_reason_and_the_others_are_measured(
         "raising": "RuntimeError: no luck today",
         "failing_late": "RuntimeError: no luck any more",
     }
-    assert results["install"] == {"missing": "bring missing"}
+    assert found["install"] == {"missing": "bring missing"}
     page = (tmp_path / "compare.md").read_text(encoding="utf-8")
     assert all(reason in page for reason in reasons.values())
     assert "`bring missing`" in page
