@@ -16,7 +16,8 @@ What differs from PyTorch:
 - with `centered`, a variance that rounding made negative counts as 0, where PyTorch gives NaN;
 - step counts are float64, which is exact, where PyTorch's float32 stands still at 2**24;
 - `load_state_dict` copies, where PyTorch shares the tensors, and keeps float32 state of 16-bit parameters;
-- sparse gradients are an error, as is any tensor that is not in the memory of the CPU.
+- sparse gradients are an error, as is any tensor that is not in the memory of the CPU;
+- a parameter that is twice in a group is an error, where PyTorch warns and steps it twice.
 """
 
 from __future__ import annotations
@@ -30,7 +31,6 @@ except ImportError as error:
     raise ImportError("rmsprop.torch needs PyTorch 2.4 or later: https://pytorch.org/get-started/locally") from error
 
 from torch import Tensor
-from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined, unused-ignore]
 from torch.optim import optimizer as torch_optimizer
 
 from rmsprop._core import Algorithm, Naming, Stepper
@@ -182,7 +182,7 @@ class Optimizer(torch.optim.Optimizer):
             for tensor in entry.values():
                 tensor.share_memory_()
 
-    @torch._disable_dynamo  # type: ignore[attr-defined, untyped-decorator, unused-ignore]
+    @torch._disable_dynamo
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict`, or that of PyTorch's own class, returned.
 
@@ -500,7 +500,7 @@ def _refuse_what_only_gpus_need(group: Mapping[str, Any]) -> None:
 
 def _with_shape(params: list[Tensor]) -> list[Tensor]:
     """Leave out those of lazy modules that have seen no input yet."""
-    return [param for param in params if not isinstance(param, UninitializedTensorMixin)]
+    return [param for param in params if not isinstance(param, torch.nn.parameter.UninitializedTensorMixin)]
 
 
 def _state_dtype(param: Tensor) -> torch.dtype:
@@ -529,6 +529,8 @@ def _unpack_entry(param: Tensor, entry: dict[str, Any]) -> None:
     """Put copies of a loaded state's tensors, of the right dtype, in the place of what carried them."""
     for name, value in entry.items():
         if name == "step":
+            if isinstance(value, Tensor):
+                continue  # from a pickle: it may be in memory that processes share
             number = value.tensor if isinstance(value, _AsIs) else value
             entry[name] = torch.as_tensor(number, dtype=torch.float64, device="cpu").clone()
         elif isinstance(value, _AsIs):
@@ -596,12 +598,11 @@ def step_in_backward(module: torch.nn.Module, optimizer: Optimizer) -> _Registra
         raise ValueError("module: got one without a parameter to step that the optimizer has")
     _refuse_what_needs_all_gradients(optimizer, ValueError)
     optimizer._check()
+    # State that is made between gradients would keep the allocator from using the memory of one for the next.
+    optimizer._use_entries(optimizer._entries(_with_shape(params)))
     hooks = [_StepOfOne(optimizer, indices[param]) for param in params]
     return _Registration(
-        [
-            param.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call, unused-ignore]
-            for param, hook in zip(params, hooks, strict=True)
-        ]
+        [param.register_post_accumulate_grad_hook(hook) for param, hook in zip(params, hooks, strict=True)]
     )
 
 
