@@ -39,7 +39,8 @@ void Gradients::export_foreign() {
     return;
   }
   const Py_ssize_t count = PySequence_Fast_GET_SIZE(sequence_.ptr());
-  if (std::none_of(items(), items() + count, is_foreign)) return;
+  PyObject* const* grads = PySequence_Fast_ITEMS(sequence_.ptr());
+  if (std::none_of(grads, grads + count, is_foreign)) return;
   const auto own = py::reinterpret_steal<py::list>(PySequence_List(sequence_.ptr()));
   for (py::size_t i = 0; i < own.size(); ++i) {
     const py::object grad = own[i];

@@ -526,7 +526,7 @@ bool Stepper::find_lazy(const Arguments& arguments) const {
       asked = true;
       const Label own_label = label(arguments, indices_[tensor], operand);
       if (!is_lazy(view_of(array, own_label))) continue;
-      if (operand == grad && naming_ == Naming::torch) throw LazyGradient{indices_[tensor]};
+      if (operand == grad && naming_ == Naming::torch) throw LazyGradient(indices_[tensor]);
       raise_value_error(own_label,
                         "got a lazily conjugated or negated tensor, wanted one in memory as it is "
                         "(.resolve_conj().resolve_neg())");

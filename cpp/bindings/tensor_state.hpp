@@ -6,6 +6,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <vector>
 
 #include "hyperparameters.hpp"
@@ -19,7 +20,8 @@ namespace py = pybind11;
 inline constexpr int state_count = operand_count - square_avg;
 
 // Thrown for a gradient that is stored negated or conjugated.
-struct LazyGradient {
+struct LazyGradient : std::exception {
+  explicit LazyGradient(std::size_t i) : index(i) {}
   std::size_t index;
 };
 

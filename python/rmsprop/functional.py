@@ -2,6 +2,9 @@
 
 These functions are what the optimizers do without their memory of state and step counts. They check everything they are
 given before they write, and they change only the parameters and the state, in place.
+
+Arrays are those of NumPy, or tensors of PyTorch in the memory of the CPU, which are used where they lie. Autograd does
+not notice that a tensor was written.
 """
 
 from collections.abc import Sequence
