@@ -65,15 +65,18 @@ class Task:
 
 
 class DigitReader(nn.Module):
-    """Images of shape (batch, 1, 8, 8) to logits of shape (batch, 10)."""
+    """Images of shape (batch, 1, 8, 8) to logits of shape (batch, 10).
+
+    Without kinks (ReLU) and batch statistics, which would blow a rounding error up until two curves part.
+    """
 
     def __init__(self) -> None:
         """Make the layers."""
         super().__init__()
         self.features = nn.Sequential(
-            nn.Conv2d(1, 16, kernel_size=3, padding=1), nn.BatchNorm2d(16), nn.ReLU(),
-            nn.Conv2d(16, 32, kernel_size=3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Conv2d(32, 32, kernel_size=3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(1, 16, kernel_size=3, padding=1), nn.GELU(),
+            nn.Conv2d(16, 32, kernel_size=3, padding=1), nn.GELU(), nn.MaxPool2d(2),
+            nn.Conv2d(32, 32, kernel_size=3, padding=1), nn.GELU(), nn.MaxPool2d(2),
         )  # fmt: skip
         self.classes = nn.Linear(32 * 2 * 2, 10)
 
@@ -211,8 +214,8 @@ def train_all(tasks: list[Task], seed: int) -> list[Result]:
 
 def results_table(results: list[Result]) -> Table:
     """Return the results as a table that fits in 80 columns."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    table.add_column("Network", vertical="middle")
+    table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False, show_edge=False)
+    table.add_column("Network", no_wrap=True)
     table.add_column("Optimizer", no_wrap=True)
     for heading in ("Final\nloss", "Largest\ndifference", "Time in\nsteps", "Median\nstep", "Ratio"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -220,7 +223,7 @@ def results_table(results: list[Result]) -> Table:
         for name, run in result.runs.items():
             theirs = name == THEIRS
             table.add_row(
-                result.task.name.replace(", ", ",\n") if theirs else "",
+                result.task.name.partition(",")[0] if theirs else "",
                 f"{name}.RMSprop",
                 f"{run.losses[-1]:.5f}",
                 "" if theirs else f"{result.largest_difference:.1e}",
@@ -255,7 +258,7 @@ def draw_curves(axes: Axes, result: Result) -> None:
         axes.plot(steps, smooth, color=COLOURS[name], linewidth=line_width, solid_joinstyle="round", label=label)
     dress(axes, result.task.name, f"Training loss. Largest difference: {result.largest_difference:.0e}")
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=[1, 2, 3, 5]))
+    axes.yaxis.set_major_locator(LogLocator(subs=[1, 1.5, 2, 3, 5]))
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))
@@ -277,7 +280,7 @@ def draw_times(axes: Axes, results: list[Result]) -> None:
     axes.set_yticks(rows, [result.task.name.replace(", ", ",\n") for result in results], fontsize=11)
     axes.tick_params(axis="y", length=0)
     axes.invert_yaxis()
-    axes.set_xlim(0, 1.25 * max(1e6 * result.runs[THEIRS].step_seconds for result in results))
+    axes.set_xlim(0, 1.3 * max(1e6 * result.runs[THEIRS].step_seconds for result in results))
     axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.set_xlabel("microseconds")
 
@@ -369,6 +372,9 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> None:
     """Train, print the table, and write the picture."""
     options = parser().parse_args(arguments)
+    # Networks this small gain nothing from more threads, and lose much where other programs run.
+    torch.set_num_threads(1)
+    rmsprop.set_num_threads(1)
     tasks = [digits_task(options.epochs, options.seed), text_task(options.steps, options.seed)]
     results = train_all(tasks, options.seed)
     Console().print(results_table(results))
