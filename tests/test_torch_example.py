@@ -1,6 +1,7 @@
-"""The example for PyTorch trains both networks with both optimizers, to the same numbers."""
+"""The examples for PyTorch: both optimizers train to the same numbers, and a step inside of backward saves memory."""
 
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +10,11 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 np = pytest.importorskip("numpy")
+for package in ("matplotlib", "rich", "sklearn"):
+    pytest.importorskip(package, reason=f"{package}, which the example needs, is not installed")
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "pytorch" / "train.py"
+MEMORY_SCRIPT = SCRIPT.with_name("step_in_backward.py")
 
 
 @pytest.fixture(scope="module")
@@ -55,3 +59,11 @@ def test_bad_input_is_an_error_before_the_run(arguments, message):
     done = subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True, timeout=300)
     assert done.returncode == 2
     assert message in done.stderr
+
+
+def test_a_step_inside_of_backward_lowers_the_peak_of_memory():
+    command = [sys.executable, MEMORY_SCRIPT, "--layers", "16", "--width", "1024"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    saved = int(re.search(r"^Saved: (-?\d+) MiB$", done.stdout, re.MULTILINE).group(1))
+    assert saved > 32  # of 64 MiB of gradients
