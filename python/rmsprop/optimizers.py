@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from rmsprop._core import Algorithm, Naming, Stepper
 from rmsprop.state import State, StateColumns
+from rmsprop.step_options import StepOptions
 
 Array = NDArray[Any]
 LearningRate = float | Callable[[int], float]
@@ -17,7 +18,7 @@ Params = Array | Sequence[Array] | Mapping[str, Array] | Sequence[dict[str, Any]
 Grads = Array | Sequence[Array | None] | Mapping[str, Array | None]
 
 
-class Optimizer:
+class Optimizer(StepOptions):
     """What RMSprop and Adagrad have in common. Not for use on its own."""
 
     algorithm: ClassVar[Algorithm]
@@ -25,9 +26,6 @@ class Optimizer:
 
     param_groups: list[dict[str, Any]]
     """A dict for each group: `params`, a list of arrays, and every hyperparameter, to be changed at any time."""
-
-    skipped_steps: int
-    """How many steps were skipped because of `nonfinite`."""
 
     def __init__(self, params: Params, defaults: dict[str, Any], nonfinite: str, num_threads: int | None) -> None:
         self.defaults = defaults
@@ -83,24 +81,6 @@ class Optimizer:
     def state(self) -> State:
         """The arrays and step counts of each parameter, by its index, or by name if `params` was a dict."""
         return State(self)
-
-    @property
-    def nonfinite(self) -> str:
-        """What becomes of a step whose gradients are not all finite: "propagate", "skip" or "raise"."""
-        return self._stepper.nonfinite
-
-    @nonfinite.setter
-    def nonfinite(self, value: str) -> None:
-        self._stepper.nonfinite = value
-
-    @property
-    def num_threads(self) -> int | None:
-        """At most so many threads for a step; None for `rmsprop.get_num_threads()`."""
-        return self._stepper.num_threads
-
-    @num_threads.setter
-    def num_threads(self, value: int | None) -> None:
-        self._stepper.num_threads = value
 
     @property
     def lr(self) -> LearningRate:

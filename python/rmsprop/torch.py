@@ -34,6 +34,7 @@ from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
 
 from rmsprop._core import Algorithm, Naming, Stepper
+from rmsprop.step_options import StepOptions
 
 __all__ = ["Adagrad", "RMSprop", "step_in_backward"]
 
@@ -50,14 +51,11 @@ class _AsIs:
         self.tensor = tensor
 
 
-class Optimizer(torch.optim.Optimizer):
+class Optimizer(StepOptions, torch.optim.Optimizer):
     """What RMSprop and Adagrad have in common. Not for use on its own."""
 
     algorithm: ClassVar[Algorithm]
     accumulator: ClassVar[str]
-
-    skipped_steps: int
-    """How many steps were skipped because of `nonfinite`."""
 
     # torch.amp.GradScaler then leaves the gradients as they are, and sets these two attributes for the time of a step.
     _step_supports_amp_scaling = True
@@ -135,24 +133,6 @@ class Optimizer(torch.optim.Optimizer):
     step._torchdynamo_disable = True  # type: ignore[attr-defined]
 
     # ---- State and groups --------------------------------------------------------------------------------------------
-
-    @property
-    def nonfinite(self) -> str:
-        """What becomes of a step whose gradients are not all finite: "propagate", "skip" or "raise"."""
-        return self._stepper.nonfinite
-
-    @nonfinite.setter
-    def nonfinite(self, value: str) -> None:
-        self._stepper.nonfinite = value
-
-    @property
-    def num_threads(self) -> int | None:
-        """At most so many threads for a step; None for `rmsprop.get_num_threads()`."""
-        return self._stepper.num_threads
-
-    @num_threads.setter
-    def num_threads(self, value: int | None) -> None:
-        self._stepper.num_threads = value
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters with hyperparameters of its own; see `torch.optim.Optimizer.add_param_group`.

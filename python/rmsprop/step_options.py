@@ -1,0 +1,30 @@
+"""What an optimizer is told about how to take a step, whatever its parameters are."""
+
+from rmsprop._core import Stepper
+
+
+class StepOptions:
+    """The options that the stepper of an optimizer keeps, and checks when they are assigned."""
+
+    _stepper: Stepper
+
+    skipped_steps: int
+    """How many steps were skipped because of `nonfinite`."""
+
+    @property
+    def nonfinite(self) -> str:
+        """What becomes of a step whose gradients are not all finite: "propagate", "skip" or "raise"."""
+        return self._stepper.nonfinite
+
+    @nonfinite.setter
+    def nonfinite(self, value: str) -> None:
+        self._stepper.nonfinite = value
+
+    @property
+    def num_threads(self) -> int | None:
+        """At most so many threads for a step; None for `rmsprop.get_num_threads()`."""
+        return self._stepper.num_threads
+
+    @num_threads.setter
+    def num_threads(self, value: int | None) -> None:
+        self._stepper.num_threads = value
