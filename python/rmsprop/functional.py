@@ -3,8 +3,9 @@
 These functions are what the optimizers do without their memory of state and step counts. They check everything they are
 given before they write, and they change only the parameters and the state, in place.
 
-Arrays are those of NumPy, or tensors of PyTorch in the memory of the CPU, which are used where they lie. Autograd does
-not notice that a tensor was written.
+Arrays are those of NumPy, or tensors of PyTorch (2.10 and later) in the memory of the CPU, which are used where they
+lie. Autograd does not notice that a tensor was written. Gradients may also be those of other libraries that share
+memory through DLPack, such as JAX.
 """
 
 from collections.abc import Sequence
