@@ -307,15 +307,19 @@ def step_by_reference(twins, chosen, arrays):
     if clip_norm is not None:
         squares = reference.sum_of_squares([grad for grad in grads if grad is not None], float(chosen["grad_scale"]))
         chosen["clip_scale"] = reference.clip_scale(squares, float(clip_norm))
-    chosen = {
-        name: value if isinstance(value, (bool, int)) or value is None else float(value)
-        for name, value in chosen.items()
-    }
+    chosen = {name: plain(value) for name, value in chosen.items()}
     function = reference.adagrad_ if "sum" in arrays else reference.rmsprop_
     for index, grad in enumerate(grads):
         if grad is not None:
             own = {role: column and twins.get(id(column[index])) for role, column in arrays.items() if role != "grad"}
             function(grad=grad, **own, **chosen)
+
+
+def plain(value):
+    """Return a hyperparameter as Python has it: None, a bool, an int, or a float."""
+    if isinstance(value, np.integer):
+        return int(value)
+    return value if isinstance(value, (bool, int)) or value is None else float(value)
 
 
 if __name__ == "__main__":
