@@ -29,9 +29,9 @@ class Gradients {
   [[noreturn]] void raise_kind(const py::object& grads, const char* wanted) const;
 
   const char* argument_;
-  py::object sequence_;           // a list or a tuple, or null and then there is
-  PyObject* single_ = nullptr;    // one gradient, borrowed from
-  py::object single_owner_ = {};  // this
+  py::object sequence_;         // a list or a tuple; null if there is a single gradient:
+  PyObject* single_ = nullptr;  // borrowed from single_owner_, and a pointer of its own so that items() can point to it
+  py::object single_owner_;
 };
 
 }  // namespace rmsprop::bindings

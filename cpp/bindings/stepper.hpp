@@ -48,9 +48,8 @@ class Stepper {
   // The same for an optimizer of PyTorch, whose parameters bring their gradients.
   //
   // state       the optimizer's: a dict from parameters to dicts
-  // owner       the optimizer. If state is missing it is asked for entries that have it, by
-  // `_entries_with_missing_state()`,
-  //             and given them, by `_use_entries(entries)`, after the step
+  // owner       the optimizer. If state is missing it is asked for entries that have it,
+  //             by `_entries_with_missing_state()`, and given them, by `_use_entries(entries)`, after the step
   // tell        is called with a list of parameters that were written
   bool step_tensors(const py::object& groups, const py::dict& state, const py::object& grad_scale,
                     const py::object& owner, const py::object& tell);
