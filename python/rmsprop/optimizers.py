@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rmsprop._core import Algorithm, Naming, Stepper
+from rmsprop.placement import empty_state
 from rmsprop.state import State, StateColumns
 from rmsprop.step_options import StepOptions
 
@@ -512,11 +513,13 @@ def _allocate(
     for group in groups:
         needed = needed_state(group)
         for index, param in enumerate(group["params"], first):
-            for name, column in zip(columns.names, columns.arrays, strict=True):
+            for place, (name, column) in enumerate(zip(columns.names, columns.arrays, strict=True)):
                 if name in needed and column[index] is None:
                     is_accumulator = name in ("square_avg", "sum")
                     value = group["initial_accumulator_value"] if is_accumulator else 0
                     if np.iscomplexobj(param):  # real and imaginary parts are separate elements
                         value = complex(value, value)
-                    column[index] = np.full_like(param, value, order="K", subok=False)
+                    array = empty_state(param, place)
+                    array.fill(value)
+                    column[index] = array
         first += len(group["params"])

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rmsprop.placement import empty_state
 from rmsprop.state import StateColumns, step_count
 
 if TYPE_CHECKING:
@@ -283,8 +284,9 @@ def _allocate_entry(
             raise ValueError(f"{label}: unknown entry {name!r}; this optimizer has step, {', '.join(columns.names)}")
         else:
             _check_array(value, param, f"{label}[{name!r}]", array_type)
-            array = np.empty_like(param, order="K", subok=False)
-            columns.arrays[columns.names.index(name)][index] = array
+            place = columns.names.index(name)
+            array = empty_state(param, place)
+            columns.arrays[place][index] = array
             replacement.copies.append((array, value))
 
 
