@@ -17,8 +17,8 @@ from peers import OURS, PEERS
 from workloads import QUICK, RULES, WORKLOADS
 
 NEEDED = ("rich", "matplotlib")
-FULL = {"rounds": 15, "block_ms": 20.0, "patience": 120.0}
-IN_A_HURRY = {"rounds": 5, "block_ms": 5.0, "patience": 60.0}
+FULL = {"rounds": 15, "placements": 3, "block_ms": 20.0, "patience": 120.0}
+IN_A_HURRY = {"rounds": 5, "placements": 1, "block_ms": 5.0, "patience": 60.0}
 
 DESCRIPTION = """\
 Time one optimizer step of rmsprop, through its NumPy API and its PyTorch
@@ -70,6 +70,13 @@ def build_parser() -> argparse.ArgumentParser:
     add("--list", action="store_true", help="print the peers and the commands that bring them, and stop")
     add("--quick", action="store_true", help="few rounds, short blocks, small workloads: some minutes")
     add("--rounds", type=whole_number, metavar="N", help="rounds in which all take turns (default: 15; with --quick 5)")
+    add(
+        "--placements",
+        type=whole_number,
+        metavar="N",
+        help="how often in these rounds all arrays are made anew, so that no figure hangs on where in memory they "
+        "happened to lie (default: 3; with --quick 1)",
+    )
     add(
         "--block-ms",
         type=positive,
@@ -145,6 +152,7 @@ def run(options: argparse.Namespace, command: str) -> files.Results:
     defaults = IN_A_HURRY if options.quick else FULL
     settings = measure.Settings(
         rounds=options.rounds or int(defaults["rounds"]),
+        placements=options.placements or int(defaults["placements"]),
         block_seconds=(options.block_ms or defaults["block_ms"]) / 1e3,
         patience=options.patience or defaults["patience"],
         isolated=frozenset(options.isolate),
@@ -155,7 +163,12 @@ def run(options: argparse.Namespace, command: str) -> files.Results:
         "schema": files.SCHEMA,
         "command": command,
         "machine": describe(),
-        "settings": {"rounds": settings.rounds, "block_seconds": settings.block_seconds, "patience": settings.patience},
+        "settings": {
+            "rounds": settings.rounds,
+            "placements": settings.placements,
+            "block_seconds": settings.block_seconds,
+            "patience": settings.patience,
+        },
         "agreement": {},
         "results": [],
     }

@@ -20,6 +20,9 @@ class Settings:
     """How to measure."""
 
     rounds: int = 15
+    placements: int = 3
+    """How often all are made anew, with an even part of the rounds each: memory lies better for one, or worse."""
+
     block_seconds: float = 0.02
     patience: float = 120.0
     isolated: frozenset[str] = frozenset()
@@ -151,22 +154,23 @@ class Comparison:
         except PeerError as error:
             raise LostPeerError(peers.PEERS[peers.OURS], str(error)) from None
         always = [peer for peer in able if peer.name in (peers.OURS, *peers.LIMITS)]
-        facts = self._prepare(always, rows, workload)
-        always = [peer for peer in always if peer.name in facts]
+        facts: dict[str, Any] = {}
         samples: dict[str, list[float]] = {peer.name: [] for peer in always}
-        for batch in self._batches(
-            [peer for peer in able if peer not in always and peer.name not in rows], rule, workload
-        ):
+        for batch in self._batches([peer for peer in able if peer not in always], rule, workload):
             self.on_progress(f"{workload}, {rule}: {', '.join(peer.name for peer in batch) or 'ours and the limit'}")
-            facts |= self._prepare(batch, rows, workload)
-            ready = [*always, *(peer for peer in batch if peer.name in facts)]
-            times = self._rounds(ready)
+            ready, times = [*always, *batch], {}
+            for rounds in even_parts(self.processes.settings.rounds, self.processes.settings.placements):
+                facts |= self._prepare(ready, rows, workload)
+                ready = [peer for peer in ready if peer.name in facts]
+                for name, more in self._rounds(ready, rounds).items():
+                    times.setdefault(name, []).extend(more)
+                for peer in self.processes.one_peer_of_each(ready):
+                    self.processes.ask(peer, "drop", peers=[other.name for other in ready])
+            always = [peer for peer in always if peer in ready]
             for peer in always:
                 samples[peer.name] += times[peer.name]
             for peer in ready[len(always) :]:
                 rows[peer.name] = row(peer.name, times[peer.name], times, facts[peer.name], workload)
-            for peer in self.processes.one_peer_of_each(batch):
-                self.processes.ask(peer, "drop", peers=[other.name for other in batch])
         for peer in always:
             rows[peer.name] = row(peer.name, samples[peer.name], samples, facts[peer.name], workload)
         return rows
@@ -193,11 +197,11 @@ class Comparison:
         size = max(1, min(fit, len(able)))
         return [able[i : i + size] for i in range(0, len(able), size)] or [[]]
 
-    def _rounds(self, ready: list[Peer]) -> dict[str, list[float]]:
+    def _rounds(self, ready: list[Peer], rounds: int) -> dict[str, list[float]]:
         order = list(ready)
         shuffle = random.Random(0).shuffle
         times: dict[str, list[float]] = {peer.name: [] for peer in ready}
-        for _ in range(self.processes.settings.rounds):
+        for _ in range(rounds):
             shuffle(order)  # what one leaves in the caches is not always left to the same one
             for peer in order:
                 try:
@@ -205,6 +209,12 @@ class Comparison:
                 except PeerError as error:
                     raise LostPeerError(peer, str(error)) from None
         return times
+
+
+def even_parts(whole: int, parts: int) -> list[int]:
+    """Cut a whole number into as many parts, or fewer, so that none is 0."""
+    parts = min(whole, parts)
+    return [whole * (part + 1) // parts - whole * part // parts for part in range(parts)]
 
 
 def limit_of(medians: dict[str, float]) -> float | None:

@@ -33,7 +33,7 @@ def made_up(times=TIMES, spread=0.02, unit=1e-3, workloads=("16M",), rule="plain
         "finished": "2026-01-01T00:00:00+00:00",
         "machine": {"cpu": "a CPU", "cores": 4, "threads": 4, "instruction_set": "baseline"},
         "versions": {"torch": "2.13.0", **(versions or {})},
-        "settings": {"rounds": 15, "block_seconds": 0.02, "patience": 120},
+        "settings": {"rounds": 15, "placements": 3, "block_seconds": 0.02, "patience": 120},
         "agreement": {rule: {"torch RMSprop": check}},
         "results": [
             {

@@ -114,6 +114,7 @@ def test_earlier_results_that_are_none_are_an_error_before_the_run(content, tmp_
     [
         ["--rounds", "0"],
         ["--rounds", "many"],
+        ["--placements", "0"],
         ["--block-ms", "nan"],
         ["--patience", "-1"],
         ["--threshold", "inf"],
@@ -270,3 +271,31 @@ def test_a_workload_that_is_too_much_for_the_machine_is_rows_with_the_reason(tmp
         monkeypatch.setattr(started, "ask", no_memory)
         rows = measure.Comparison(started, chosen, lambda text: None).measure("64M", "plain")
     assert [(row["peer"], row["reason"]) for row in rows] == [(peer.name, "MemoryError: too much") for peer in chosen]
+
+
+@pytest.mark.parametrize(
+    ("rounds", "placements", "parts"), [(15, 3, [5, 5, 5]), (7, 3, [2, 2, 3]), (2, 3, [1, 1]), (5, 1, [5])]
+)
+def test_the_rounds_are_shared_evenly_between_placements(rounds, placements, parts):
+    assert measure.even_parts(rounds, placements) == parts
+
+
+def test_contenders_are_made_anew_for_each_placement(tmp_path):
+    made = []
+
+    class Remembering(measure.Processes):
+        def ask(self, peer, do, /, **arguments):
+            if do == "prepare":
+                made.append(peer.name)
+            return super().ask(peer, do, **arguments)
+
+    settings = measure.Settings(rounds=4, placements=2, block_seconds=1e-5)
+    with (tmp_path / "log.txt").open("w") as log:
+        remembering = Remembering(settings, log)
+        try:
+            chosen = [peers.PEERS[name] for name in ("rmsprop", "NumPy expression")]
+            rows = measure.Comparison(remembering, chosen, lambda _: None).measure("16", "plain")
+        finally:
+            remembering.end()
+    assert made == ["rmsprop", "NumPy expression"] * 2
+    assert [row["rounds"] for row in rows] == [4, 4]

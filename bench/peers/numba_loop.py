@@ -1,11 +1,14 @@
 """The loop that someone writes who knows Numba: fused by hand, parallel, one call per tensor."""
 
+import functools
+
 import numpy as np
 
 from peers.contract import Contender, Options, Peer, Steps
 from workloads import Arrays
 
 
+@functools.cache
 def compile_loops():
     import numba
 
