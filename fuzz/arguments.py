@@ -114,6 +114,14 @@ class Memory:
         views = {id(array): np.ndarray(*what, pieces[piece], *where) for array, piece, what, where in self.arrays}
         return pieces, views
 
+    def given(self, column):
+        """Return what is passed for a column of arrays: the arrays themselves."""
+        return column
+
+    def step_by_reference(self, twins, chosen, arrays):
+        """Take the step in plain NumPy, with the twins of the arrays."""
+        step_by_reference(twins, chosen, arrays)
+
 
 def some_numbers(data, dtype, nbytes):
     """Return memory that is full of numbers, where this is an array of them, or of bytes."""
@@ -215,7 +223,9 @@ def step_by_function(data, memory, algorithm, chosen, arrays):
     chosen["step"] = data.ConsumeIntInRange(1, 5) if data.ConsumeBool() else a_number(data)
     chosen["grad_scale"] = a_number(data)
     is_list = len(arrays["param"]) > 1 or data.ConsumeBool()
-    given = arrays if is_list else {role: column and column[0] for role, column in arrays.items()}
+    given = {role: memory.given(column) for role, column in arrays.items()}
+    if not is_list:
+        given = {role: column and column[0] for role, column in given.items()}
     check(memory, lambda: function(**given, **chosen), chosen, arrays, lambda: None)
 
 
@@ -224,11 +234,11 @@ def step_by_optimizer(data, memory, algorithm, chosen, arrays):
     kind = rmsprop.RMSprop if algorithm is Algorithm.rmsprop else rmsprop.Adagrad
     before, _ = memory.twins()
     try:
-        optimizer = kind(list(arrays["param"]), **chosen)
+        optimizer = kind(list(memory.given(arrays["param"])), **chosen)
         for index, entry in enumerate(optimizer.state.values()):
             for role, column in arrays.items():
                 if role in entry:
-                    entry[role] = column[index]
+                    entry[role] = memory.given(column)[index]
     except (TypeError, ValueError):
         if memory.pieces != before:
             raise AssertionError("refused, but something was written") from None
@@ -244,43 +254,44 @@ def step_by_optimizer(data, memory, algorithm, chosen, arrays):
 
     chosen = {**optimizer.defaults, **chosen, "step": step + 1, "grad_scale": scale}
     chosen.pop("initial_accumulator_value")
-    check(memory, lambda: optimizer.step(arrays["grad"], grad_scale=scale), chosen, used, steps)
+    check(memory, lambda: optimizer.step(memory.given(arrays["grad"]), grad_scale=scale), chosen, used, steps)
 
 
 def step_by_stepper(data, memory, algorithm, chosen, arrays):
     """Call the binding itself with whatever comes, which Python's own checks would have stopped."""
     stepper = Stepper(algorithm, Naming.optimizer if data.ConsumeBool() else Naming.function)
-    columns = tuple(column for role, column in arrays.items() if role not in ("param", "grad"))
+    given = {role: memory.given(column) for role, column in arrays.items()}
+    columns = tuple(column for role, column in given.items() if role not in ("param", "grad"))
     steps = memory.array("i8", (len(arrays["param"]),))
     keys = (None, list(range(len(arrays["param"]))), [], ["a"] * 3, 7)[data.ConsumeIntInRange(0, 4)]
-    groups = [{**chosen, "params": arrays["param"]}]
+    groups = [{**chosen, "params": given["param"]}]
     if data.ConsumeBool():
         columns = columns[: data.ConsumeIntInRange(0, len(columns))]
     if data.ConsumeBool():
-        groups = ([], groups * 2, [{}], None, [None], [{"params": arrays["param"]}], [{"params": None, **chosen}])[
+        groups = ([], groups * 2, [{}], None, [None], [{"params": given["param"]}], [{"params": None, **chosen}])[
             data.ConsumeIntInRange(0, 6)
         ]
     scale = a_number(data)
     before, _ = memory.twins()
     try:
-        stepper.step(groups, arrays["grad"], (keys, columns, steps), scale, None)
+        stepper.step(groups, given["grad"], (keys, columns, steps), scale, None)
     except (TypeError, ValueError):
         if memory.pieces != before:
             raise AssertionError("refused, but something was written") from None
 
 
-def check(memory, step, chosen, arrays, counts):
-    """Take a step and the same one by the reference, and compare all memory."""
+def check(memory, step, chosen, arrays, counts, refusals=(TypeError, ValueError)):
+    """Take a step and the same one by the reference, compare all memory, and return whether it was taken."""
     before, _ = memory.twins()
     counted = counts()
     expected, twins = memory.twins()
     try:
         step()
-    except (TypeError, ValueError):
+    except refusals:
         if memory.pieces != before or counts() != counted:
             raise AssertionError("refused, but something was written") from None
-        return
-    step_by_reference(twins, chosen, arrays)
+        return False
+    memory.step_by_reference(twins, chosen, arrays)
     written = {role for role in arrays if role != "grad"}
     for array, *_ in memory.arrays:
         # Of a parameter without a gradient nothing is used, so its state may be anything.
@@ -289,6 +300,7 @@ def check(memory, step, chosen, arrays, counts):
             copy_nans(array, twins[id(array)])
     if memory.pieces != expected:
         raise AssertionError("not the bits of the reference, or something else was written")
+    return True
 
 
 def copy_nans(array, twin):

@@ -1,5 +1,7 @@
 #include "dlpack.hpp"
 
+#include <cstdint>
+#include <limits>
 #include <vector>
 
 namespace rmsprop::bindings {
@@ -37,8 +39,73 @@ struct VersionedTensor {
 constexpr std::uint64_t flag_read_only = 1;
 constexpr std::uint64_t flag_copied = 2;
 
-constexpr const char* capsule_name = "dltensor";
-constexpr const char* versioned_capsule_name = "dltensor_versioned";
+// A kind of capsule: the name it comes with, the one that tells its maker that another has taken its array over, and
+// the one of our own capsule then.
+template <class Managed>
+struct CapsuleNames;
+template <>
+struct CapsuleNames<ManagedTensor> {
+  static constexpr const char* offered = "dltensor";
+  static constexpr const char* taken = "used_dltensor";
+  static constexpr const char* own = "rmsprop_dltensor";
+};
+template <>
+struct CapsuleNames<VersionedTensor> {
+  static constexpr const char* offered = "dltensor_versioned";
+  static constexpr const char* taken = "used_dltensor_versioned";
+  static constexpr const char* own = "rmsprop_dltensor_versioned";
+};
+
+// Null, with no Python error set, if the object is no capsule of that name.
+template <class Managed>
+Managed* managed_in(PyObject* object, const char* name) {
+  return PyCapsule_IsValid(object, name) != 0 ? static_cast<Managed*>(PyCapsule_GetPointer(object, name)) : nullptr;
+}
+
+template <class Managed>
+void release(PyObject* own_capsule) {
+  const py::error_scope keep;  // a deleter may be Python code
+  auto* managed = managed_in<Managed>(own_capsule, CapsuleNames<Managed>::own);
+  if (managed != nullptr && managed->deleter != nullptr) managed->deleter(managed);
+}
+
+// Takes over what a capsule offers, as a consumer must: whoever else has the capsule cannot free the memory then. Null
+// if it is no such capsule, or has been taken already.
+template <class Managed>
+py::object taken_over(const py::object& capsule) {
+  using Names = CapsuleNames<Managed>;
+  auto* managed = managed_in<Managed>(capsule.ptr(), Names::offered);
+  if (managed == nullptr) return {};
+  auto own = py::reinterpret_steal<py::object>(PyCapsule_New(managed, Names::own, nullptr));
+  if (!own || PyCapsule_SetName(capsule.ptr(), Names::taken) != 0 ||
+      PyCapsule_SetDestructor(own.ptr(), release<Managed>) != 0) {
+    throw py::error_already_set();
+  }
+  return own;
+}
+
+// Whether everything that is computed from a shape and from strides fits into 64 bits, and into `Layout`.
+bool is_sound(const dlpack::Tensor& tensor) {
+  constexpr std::int64_t most = std::numeric_limits<std::int64_t>::max() / 64;  // elements, of at most 16 bytes
+  if (tensor.ndim < 0 || tensor.ndim > 64 || (tensor.ndim > 0 && tensor.shape == nullptr)) return false;
+  if (tensor.byte_offset > UINTPTR_MAX - reinterpret_cast<std::uintptr_t>(tensor.data)) return false;
+  std::int64_t size = 1;
+  std::int64_t reach = 0;
+  for (int d = 0; d < tensor.ndim; ++d) {
+    const std::int64_t length = tensor.shape[d];
+    if (length < 0) return false;
+    if (length <= 1) continue;
+    if (length > most / size) return false;
+    size *= length;
+    if (tensor.strides == nullptr) continue;
+    const std::int64_t stride = tensor.strides[d];
+    if (stride < -most || stride > most) return false;
+    const std::int64_t distance = stride < 0 ? -stride : stride;
+    if (distance > (most - reach) / (length - 1)) return false;
+    reach += distance * (length - 1);
+  }
+  return true;
+}
 
 // The exchange API of a type, or null. By the protocol it lasts for as long as the process.
 const ExchangeApi* find_api(PyTypeObject* type) {
@@ -79,7 +146,10 @@ const ExchangeApi* api_of(PyTypeObject* type) {
 
 bool has_exchange_api(PyTypeObject* type) { return api_of(type) != nullptr; }
 
-bool is_capsule(PyObject* object) { return PyCapsule_CheckExact(object) != 0; }
+bool is_capsule(PyObject* object) {
+  return PyCapsule_IsValid(object, CapsuleNames<VersionedTensor>::own) != 0 ||
+         PyCapsule_IsValid(object, CapsuleNames<ManagedTensor>::own) != 0;
+}
 
 bool look_at(PyObject* array, ForeignArray& result) {
   if (const ExchangeApi* api = api_of(Py_TYPE(array))) {
@@ -88,34 +158,44 @@ bool look_at(PyObject* array, ForeignArray& result) {
     PyErr_Clear();
     return false;
   }
-  if (PyCapsule_IsValid(array, versioned_capsule_name) != 0) {
-    const auto* managed = static_cast<VersionedTensor*>(PyCapsule_GetPointer(array, versioned_capsule_name));
-    if (managed->version.major != known_major) return false;
-    result.tensor = managed->tensor;
-    result.is_read_only = (managed->flags & flag_read_only) != 0;
-    return (managed->flags & flag_copied) == 0;
+  if (const auto* versioned = managed_in<VersionedTensor>(array, CapsuleNames<VersionedTensor>::own)) {
+    if (versioned->version.major != known_major || (versioned->flags & flag_copied) != 0) return false;
+    result.tensor = versioned->tensor;
+    result.is_read_only = (versioned->flags & flag_read_only) != 0;
+    return is_sound(result.tensor);
   }
-  if (PyCapsule_IsValid(array, capsule_name) != 0) {
-    result.tensor = static_cast<ManagedTensor*>(PyCapsule_GetPointer(array, capsule_name))->tensor;
+  if (const auto* managed = managed_in<ManagedTensor>(array, CapsuleNames<ManagedTensor>::own)) {
+    result.tensor = managed->tensor;
     result.is_read_only = false;
-    return true;
+    return is_sound(result.tensor);
   }
   return false;
 }
+
+namespace {
+
+// What `__dlpack__` returns.
+py::object asked(const py::object& array) {
+  // PyTorch refuses to export what needs a gradient, but its detached twin is the same memory.
+  const py::object plain = py::hasattr(array, "detach") ? array.attr("detach")() : array;
+  const py::object method = plain.attr("__dlpack__");
+  try {
+    return method(py::arg("max_version") = py::make_tuple(known_major, 0));
+  } catch (const py::error_already_set& error) {
+    if (!error.matches(PyExc_TypeError)) throw;
+    return method();  // a library of before DLPack 1.0
+  }
+}
+
+}  // namespace
 
 py::object exported(PyObject* array) {
   const auto object = py::reinterpret_borrow<py::object>(array);
   if (PyType_Check(array) || !py::hasattr(object, "__dlpack__")) return {};
   try {
-    // PyTorch refuses to export what needs a gradient, but its detached twin is the same memory.
-    const py::object plain = py::hasattr(object, "detach") ? object.attr("detach")() : object;
-    const py::object method = plain.attr("__dlpack__");
-    try {
-      return method(py::arg("max_version") = py::make_tuple(known_major, 0));
-    } catch (const py::error_already_set& error) {
-      if (!error.matches(PyExc_TypeError)) throw;
-      return method();  // a library of before DLPack 1.0
-    }
+    const py::object capsule = asked(object);
+    if (py::object own = taken_over<VersionedTensor>(capsule)) return own;
+    return taken_over<ManagedTensor>(capsule);
   } catch (const py::error_already_set& error) {
     if (!error.matches(PyExc_Exception)) throw;  // an interrupt, and the like
     return {};

@@ -52,15 +52,16 @@ struct ForeignArray {
 bool has_exchange_api(PyTypeObject* type);
 
 // Looks at an array of such a type, or at a capsule that `exported` returned. Good for as long as the array, and its
-// memory, are left as they are. False, with no Python error set, if it has no memory that DLPack could describe.
+// memory, are left as they are. False, with no Python error set, if it has no memory that DLPack could describe, or if
+// what a capsule says cannot be true of any array.
 bool look_at(PyObject* array, ForeignArray& result);
 
 // True for what `exported` returns.
 bool is_capsule(PyObject* object);
 
-// Asks any other array for a DLPack capsule, which runs its Python code: `array.__dlpack__()`. Null if the object is
-// not such an array, or refuses; the capsule keeps the memory alive. Memory that the library would have to copy is
-// refused.
+// Asks any other array for a DLPack capsule, which runs its Python code: `array.__dlpack__()`, and takes over what that
+// offers: a capsule of our own, which keeps the memory alive. Null if the object is not such an array, or refuses, or
+// returns anything else. Memory that the library would have to copy is refused.
 py::object exported(PyObject* array);
 
 }  // namespace rmsprop::bindings

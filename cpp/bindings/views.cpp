@@ -103,9 +103,10 @@ std::byte* data_of(const dlpack::Tensor& tensor) {
 }
 
 // In C order, with the very strides that this order has. PyTorch calls more than that contiguous: of a dimension of
-// length 1 it does not ask the stride.
+// length 1 it does not ask the stride. An array without elements is in any order.
 bool is_canonical(const dlpack::Tensor& tensor) {
-  if (tensor.strides == nullptr) return true;
+  if (tensor.strides == nullptr || std::find(tensor.shape, tensor.shape + tensor.ndim, 0) != tensor.shape + tensor.ndim)
+    return true;
   std::int64_t stride = 1;
   for (int d = tensor.ndim - 1; d >= 0; --d) {
     if (tensor.strides[d] != stride) return false;
@@ -225,8 +226,10 @@ View::View(PyObject* object, const ForeignArray& array, ElementType type)
       is_contiguous_(is_canonical(array.tensor)),
       is_c_contiguous_(is_contiguous_) {}
 
-// Of an array without strides, the strides are those of C order.
+// Of an array without strides, the strides are those of C order. In a dimension of length 1 nobody goes a step, and its
+// stride may be any number.
 std::int64_t View::stride(int d) const {
+  if (shape_[d] == 1) return 0;
   if (strides_ != nullptr) return strides_[d] * stride_unit_;
   std::int64_t stride = stride_unit_;
   for (int inner = ndim_ - 1; inner > d; --inner) stride *= shape_[inner];

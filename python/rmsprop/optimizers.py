@@ -502,6 +502,10 @@ def _params_and_keys(params: Any, first_index: int) -> tuple[list[Any], list[Any
         keys = list(range(first_index, first_index + len(arrays)))
     if not arrays:
         raise ValueError("params: got a group without arrays, wanted at least one in each group")
+    for key, array in zip(keys, arrays, strict=True):
+        if not isinstance(array, np.ndarray):
+            found = type(array).__name__
+            raise TypeError(f"params[{key!r}]: got {found}, wanted a numpy.ndarray, which can be used without a copy")
     return arrays, keys
 
 
