@@ -324,7 +324,13 @@ def step_by_reference(twins, chosen, arrays):
     for index, grad in enumerate(grads):
         if grad is not None:
             own = {role: column and twins.get(id(column[index])) for role, column in arrays.items() if role != "grad"}
+            own = {role: array if is_used(role, chosen) else None for role, array in own.items()}
             function(grad=grad, **own, **chosen)
+
+
+def is_used(role, chosen):
+    """Return whether a step with these hyperparameters uses an array."""
+    return {"grad_avg": chosen.get("centered"), "momentum_buffer": chosen.get("momentum")}.get(role, True)
 
 
 def plain(value):

@@ -14,7 +14,7 @@ import arguments
 import atheris
 import numpy as np
 import torch
-from arguments import Algorithm, Naming, Stepper, a_shape, check, hyperparameters
+from arguments import Algorithm, Naming, Stepper, a_shape, check, hyperparameters, is_used
 
 with atheris.instrument_imports(include=["rmsprop"]):
     import rmsprop.torch
@@ -41,29 +41,28 @@ class Odd:
     __dlpack__ = None
 
 
+SEVEN = torch.ones(7)  # no array that the input chooses is as long
 ODD_OBJECTS = (
-    torch.ones(2, device="meta"),
+    SEVEN.to("meta"),
     torch.eye(2).to_sparse(),
     torch.eye(2).to_sparse_csr(),
-    torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8),
-    torch.ones(2, dtype=torch.int64),
-    torch.ones(2, dtype=torch.bool),
-    torch.ones(2).to(torch.float8_e4m3fn),
-    torch.ones(2, dtype=torch.complex32),
-    torch.ones(1).expand(2),
-    torch.ones(2).to_mkldnn(),
+    torch.quantize_per_tensor(SEVEN, 0.1, 0, torch.qint8),
+    SEVEN.long(),
+    SEVEN.bool(),
+    SEVEN.to(torch.float8_e4m3fn),
+    SEVEN.to(torch.complex32),
+    torch.ones(1).expand(7),
+    SEVEN.to_mkldnn(),
     torch.nn.parameter.UninitializedParameter(),
     torch.nested.nested_tensor([torch.ones(1), torch.ones(2)]),
-    torch.ones(2).as_subclass(Kind),
-    torch.empty(0),
-    torch.tensor(1.0),
-    torch.ones(2).requires_grad_() * 2,
-    np.ones(2),
+    SEVEN.as_subclass(Kind),
+    torch.empty(0, 7),
+    SEVEN.detach().requires_grad_() * 2,
+    np.ones(7),
     Odd,
     Odd(),
-    dlpack.ForeignArray(np.ones(2)).capsule(),
+    dlpack.ForeignArray(np.ones(7)).capsule(),
 )
-
 dlpack.lent.clear()  # that one is never given back
 
 # What cannot be true of an array: a step that believes it is wrong.
@@ -204,11 +203,6 @@ def is_lie(array, says):
     if "shape" in says:
         return array.ndim == len(says["shape"]) if says["shape"] else array.ndim > 0
     return "data" not in says or array.size > 0
-
-
-def is_used(role, chosen):
-    """Return whether a step with these hyperparameters uses an array."""
-    return {"grad_avg": chosen.get("centered"), "momentum_buffer": chosen.get("momentum")}.get(role, True)
 
 
 def is_packed(array):
