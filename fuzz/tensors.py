@@ -308,6 +308,8 @@ def step_by_tensors(data, memory, algorithm, chosen, arrays):
         used, count = give(data, memory, params, state, arrays)
     except (AttributeError, TypeError):  # no array, or one that has no attributes or no hash
         return
+    if len(state) < len(params):  # one object several times
+        return
     take(memory, state, step, {**group, "step": count + 1}, used, (*REFUSALS, AttributeError))
 
 

@@ -1,6 +1,8 @@
 #include "dlpack.hpp"
 
+#include <algorithm>
 #include <cstdint>
+#include <cstdlib>
 #include <limits>
 #include <vector>
 
@@ -90,19 +92,21 @@ bool is_sound(const dlpack::Tensor& tensor) {
   if (tensor.ndim < 0 || tensor.ndim > 64 || (tensor.ndim > 0 && tensor.shape == nullptr)) return false;
   if (tensor.byte_offset > UINTPTR_MAX - reinterpret_cast<std::uintptr_t>(tensor.data)) return false;
   std::int64_t size = 1;
-  std::int64_t reach = 0;
+  bool is_empty = false;
   for (int d = 0; d < tensor.ndim; ++d) {
     const std::int64_t length = tensor.shape[d];
-    if (length < 0) return false;
-    if (length <= 1) continue;
-    if (length > most / size) return false;
-    size *= length;
-    if (tensor.strides == nullptr) continue;
+    if (length < 0 || length > most / size) return false;
+    if (length == 0) is_empty = true;
+    size *= std::max<std::int64_t>(length, 1);
+  }
+  if (is_empty || tensor.strides == nullptr) return true;  // nobody asks the strides then
+  std::int64_t reach = 0;
+  for (int d = 0; d < tensor.ndim; ++d) {
     const std::int64_t stride = tensor.strides[d];
-    if (stride < -most || stride > most) return false;
-    const std::int64_t distance = stride < 0 ? -stride : stride;
-    if (distance > (most - reach) / (length - 1)) return false;
-    reach += distance * (length - 1);
+    const std::int64_t steps = tensor.shape[d] - 1;
+    if (steps == 0) continue;
+    if (stride < -most || stride > most || std::abs(stride) > (most - reach) / steps) return false;
+    reach += std::abs(stride) * steps;
   }
   return true;
 }
