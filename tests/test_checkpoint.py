@@ -313,7 +313,7 @@ def failing(function, error, on_call=1):
 
 FAILURES = [
     ("mkdir", OSError(errno.EDQUOT, "Disk quota exceeded"), 1),
-    ("fchmod", OSError(errno.EPERM, "Operation not permitted"), 1),
+    ("chmod", OSError(errno.EPERM, "Operation not permitted"), 1),
     ("fsync", OSError(errno.EIO, "Input/output error"), 1),
     ("fsync", KeyboardInterrupt(), 1),
     ("replace", OSError(errno.EIO, "Input/output error"), 1),

@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from tempfile import TemporaryDirectory
@@ -34,8 +35,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
         with open(new, "xb") as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode) if old_mode is None else old_mode
         yield new
-        with open(new, "rb") as file:
-            os.fchmod(file.fileno(), mode)
+        with open(new, "r+b") as file:  # Windows flushes only what is open for writing
+            os.chmod(file.fileno() if os.chmod in os.supports_fd else new, mode)
             os.fsync(file.fileno())
         os.replace(new, target)
     _flush_folder(folder)
@@ -56,6 +57,8 @@ def _mode_of(target: str) -> int | None:
 
 def _flush_folder(folder: str) -> None:
     """Flush the entries of a folder to the disk, a renamed file among them."""
+    if sys.platform == "win32":
+        return  # a folder is no file there; what it holds is in the journal of the file system
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

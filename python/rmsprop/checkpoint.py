@@ -31,6 +31,7 @@ import os
 import re
 import stat
 import struct
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -376,14 +377,15 @@ def _opened(path: str | os.PathLike[str], progress: Progress | None) -> Iterator
 
 def _open_without_waiting(path: str, flags: int) -> int:
     """Open a file. Without this, a named pipe would be waited for."""
-    return os.open(path, flags | os.O_NONBLOCK)
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # Windows has none
 
 
 def _parsed_by_safetensors(file: IO[bytes]) -> Any:
     """Return what safetensors makes of a file, a context manager, or raise a ValueError."""
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         raise ValueError("not a checkpoint of rmsprop, or damaged: it is not a regular file")
-    same_file = f"/dev/fd/{file.fileno()}"  # whatever was renamed meanwhile
+    # By its descriptor, whatever was renamed meanwhile. Windows has no such name, and renames no file that is open.
+    same_file = file.name if sys.platform == "win32" else f"/dev/fd/{file.fileno()}"
     try:
         return safe_open(same_file, framework="numpy", backend="pread")
     except FileNotFoundError:
