@@ -4,10 +4,30 @@
 #   -ffp-contract=off   a fused multiply-add rounds once where the specification rounds twice; where the baseline has
 #                       such an instruction, as on aarch64, GCC contracts unless told otherwise
 #   -fno-fast-math      undoes a fast-math flag that came in through CXXFLAGS
+#   /fp:precise         is both for MSVC, since 19.30 (Visual Studio 2022): the versions before it contract
 
 include(Sanitizers)
 
-set(RMSPROP_ARITHMETIC_FLAGS $<IF:$<CXX_COMPILER_ID:MSVC>,/fp:precise,-fno-fast-math;-ffp-contract=off>)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "MSVC" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 19.30)
+  message(FATAL_ERROR "rmsprop: this is MSVC ${CMAKE_CXX_COMPILER_VERSION}, wanted 19.30 (Visual Studio 2022) or later: "
+                      "earlier ones fuse multiplications with additions, which changes the bits of a step")
+endif()
+
+# Sets `variable` to the flags that this compiler takes: those of GCC and Clang, or those of MSVC. clang-cl looks like
+# MSVC and takes the flags of Clang behind a prefix.
+function(rmsprop_choose_flags variable gnu_flags msvc_flags)
+  if(CMAKE_CXX_COMPILER_ID STREQUAL "MSVC")
+    set(flags ${msvc_flags})
+  else()
+    set(flags ${gnu_flags})
+    if(MSVC)
+      list(TRANSFORM flags PREPEND /clang:)
+    endif()
+  endif()
+  set(${variable} "${flags}" PARENT_SCOPE)
+endfunction()
+
+rmsprop_choose_flags(RMSPROP_ARITHMETIC_FLAGS "-fno-fast-math;-ffp-contract=off" /fp:precise)
 
 function(rmsprop_common_options target)
   target_compile_features(${target} PUBLIC cxx_std_20)

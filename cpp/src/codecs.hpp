@@ -72,7 +72,8 @@ void scatter(const T* tile, const Tensor& tensor, Operand operand, std::int64_t 
 // what is too large; a NaN stays a NaN. Whole-number operations and exact multiplications only, so that loops vectorise
 // and every CPU gives the same bits, whether or not it has instructions for these types.
 
-// std::bit_cast, but with internal linkage like all else here.
+// std::bit_cast, but with internal linkage like all else here. The built-in function is what the standard libraries of
+// GCC 11, Clang 14 and MSVC 19.27 and later have behind it.
 template <class To, class From>
 inline To bits_as(From from) {
   return __builtin_bit_cast(To, from);

@@ -13,7 +13,8 @@
 #include "rmsprop/runtime.hpp"
 
 #if defined(RMSPROP_X86_64_LEVELS)
-#if defined(_MSC_VER)
+#if defined(_MSC_VER) && !defined(__clang__)
+#define RMSPROP_MSVC_INTRINSICS
 #include <intrin.h>
 #else
 #include <cpuid.h>
@@ -38,7 +39,7 @@ struct CpuidRegisters {
 
 CpuidRegisters cpuid(unsigned leaf) {
   CpuidRegisters r;
-#if defined(_MSC_VER)
+#if defined(RMSPROP_MSVC_INTRINSICS)
   int words[4];
   __cpuid(words, static_cast<int>(leaf & 0x80000000u));
   if (static_cast<unsigned>(words[0]) < leaf) return r;
@@ -60,7 +61,7 @@ constexpr bool has(unsigned word, std::initializer_list<int> bits) {
 
 // The register sets that the operating system saves on a context switch. Call only if the CPU reports OSXSAVE.
 unsigned saved_registers() {
-#if defined(_MSC_VER)
+#if defined(RMSPROP_MSVC_INTRINSICS)
   return static_cast<unsigned>(_xgetbv(0));
 #else
   unsigned eax = 0;

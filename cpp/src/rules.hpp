@@ -8,6 +8,10 @@
 // merge a function built for one CPU with its copy built for another.
 #pragma once
 
+#if !defined(__GNUC__) && !defined(__clang__)
+#include <math.h>
+#endif
+
 #include "rmsprop/update.hpp"
 
 namespace rmsprop {
@@ -36,8 +40,15 @@ struct Scalars {
   T grad_scale, clip_scale, clip_value, sign, weight_decay, decoupled_decay;
 };
 
+// Not std::sqrt(), which may be an inline function with external linkage. MSVC has no such built-in functions, but makes
+// instructions of the C library's.
+#if defined(__GNUC__) || defined(__clang__)
 inline float square_root(float x) { return __builtin_sqrtf(x); }
 inline double square_root(double x) { return __builtin_sqrt(x); }
+#else
+inline float square_root(float x) { return ::sqrtf(x); }
+inline double square_root(double x) { return ::sqrt(x); }
+#endif
 
 // ---- Stages before the rule -----------------------------------------------------------------------------------------
 
