@@ -40,8 +40,8 @@ struct Scalars {
   T grad_scale, clip_scale, clip_value, sign, weight_decay, decoupled_decay;
 };
 
-// Not std::sqrt(), which may be an inline function with external linkage. MSVC has no such built-in functions, but makes
-// instructions of the C library's.
+// Not std::sqrt(), which may be an inline function with external linkage. MSVC has no such built-in functions, and
+// makes one instruction of a call of the C library's.
 #if defined(__GNUC__) || defined(__clang__)
 inline float square_root(float x) { return __builtin_sqrtf(x); }
 inline double square_root(double x) { return __builtin_sqrt(x); }
