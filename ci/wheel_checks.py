@@ -35,8 +35,8 @@ def problems_of_wheel(path: Path) -> list[str]:
         wanted.add("rmsprop/libgomp.so.1")
     wanted |= {f"{information}licenses/{licence}" for licence in LICENCES}
     wanted |= {information + file for file in ("METADATA", "RECORD", "WHEEL", "entry_points.txt")}
-    (*modules,) = (file for file in files if re.fullmatch(r"rmsprop/_core\.[\w.-]+\.?(so|pyd)", file))
-    allowed = wanted | set(modules)
+    modules = {file for file in files if re.fullmatch(r"rmsprop/_core\.[\w.-]+\.(so|pyd)", file)}
+    allowed = wanted | modules
     if platform.startswith("win"):  # where the C++ and the OpenMP runtime are, under names of their own
         allowed |= {file for file in files if re.fullmatch(rf"{name}\.libs/(msvcp140|vcomp140)[\w.-]*\.dll", file)}
         allowed |= {information + "DELVEWHEEL"}
