@@ -1,0 +1,95 @@
+"""`ci/slow` runs what it is asked for, reads its figures, and fails if any part did. The parts are stand-ins here."""
+
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SLOW = Path(__file__).parent.parent / "ci" / "slow"
+
+PRINTED = {
+    "same-bits": "x86_64  clang++  - skipped: no clang++\n\n12 agree, 0 differ, 1 skipped",
+    "crash-safety": (
+        "contiguous        killed at a system call         70\n"
+        "contiguous        killed at a random moment       $1\n"
+        "contiguous        a system call failed            110\n"
+        "another layout    the disk was full               not done: not root"
+    ),
+    "sanitizers": (
+        "100% tests passed, 0 tests failed out of 50\n"
+        "SKIPPED [2] tests/test_x.py:3: PyTorch is not installed\n"
+        "1200 passed, 2 skipped in 9.00s\n"
+        "300 passed in 9.00s\n"
+        "\n=== clean: cpp python (100s)"
+    ),
+    "fuzz": (
+        "=== checkpoint, $2 seconds\nstat::number_of_executed_units: 12345\n"
+        "=== arguments, $2 seconds\nstat::number_of_executed_units: 678"
+    ),
+    "state-machines": "5 machines, 4,000 programs for $2 seconds\n",
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    shutil.copy(SLOW, tmp_path / "slow")
+    for name, text in PRINTED.items():
+        stand_in(tmp_path / name, text)
+    return tmp_path
+
+
+def stand_in(path, text, exit_code=0):
+    path.write_text(f"#!/bin/sh\ncat <<END\n{text}\nEND\nexit {exit_code}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+
+def run(folder, *arguments):
+    command = [sys.executable, folder / "slow", "--logs", folder / "logs", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_all_parts_run_and_their_figures_are_in_the_table(folder):
+    result = run(folder, "--seconds", "7", "--kills", "30")
+    assert result.returncode == 0
+    rows = {line.split()[0]: line for line in result.stdout.splitlines() if " passed " in line}
+    assert list(rows) == list(PRINTED)
+    assert "12 agree, 0 differ, 1 skipped" in rows["same-bits"]
+    assert "100 kills survived, 110 errors survived, 0 full disks survived" in rows["crash-safety"]
+    assert "1,500 tests of Python and 50 of C++ passed; clean: cpp python" in rows["sanitizers"]
+    assert "checkpoint: 12,345 inputs, arguments: 678 inputs" in rows["fuzz"]
+    assert "5 machines, 4,000 programs for 7 seconds" in rows["state-machines"]
+    assert "=== checkpoint, 7 seconds" in (folder / "logs" / "fuzz.log").read_text()
+    _, skipped = result.stdout.split("Skipped:\n")
+    assert skipped.splitlines() == [
+        "same-bits: x86_64 clang++ - skipped: no clang++",
+        "crash-safety: another layout the disk was full not done: not root",
+        "sanitizers: tests/test_x.py:3: PyTorch is not installed",
+    ]
+
+
+def test_a_part_that_fails_fails_the_whole_and_the_others_still_run(folder):
+    stand_in(folder / "same-bits", "11 agree, 1 differ, 0 skipped", exit_code=3)
+    result = run(folder, "same-bits", "fuzz")
+    assert result.returncode == 1
+    assert "FAILED (3)" in result.stdout
+    assert "11 agree, 1 differ" in result.stdout.split("PART")[0], "the end of the log of what failed is shown"
+    assert "checkpoint: 12,345 inputs" in result.stdout
+    assert "sanitizers" not in result.stdout
+
+
+def test_a_part_that_is_not_there_is_skipped_and_named(folder):
+    (folder / "state-machines").unlink()
+    result = run(folder, "state-machines")
+    assert result.returncode == 0
+    assert "there is no state-machines here" in result.stdout
+
+
+@pytest.mark.parametrize("arguments", [["all"], ["--seconds", "0"], ["--kills", "many"]], ids=" ".join)
+def test_what_is_not_understood_is_an_error_before_anything_runs(folder, arguments):
+    result = run(folder, *arguments)
+    assert result.returncode == 2
+    assert arguments[-1] in result.stderr
+    assert not (folder / "logs").exists()
