@@ -29,7 +29,10 @@ PRINTED = {
         "=== checkpoint, $2 seconds\nstat::number_of_executed_units: 12345\n"
         "=== arguments, $2 seconds\nstat::number_of_executed_units: 678"
     ),
-    "state-machines": "5 machines, 4,000 programs for $2 seconds\n",
+    "state-machines": (
+        "numpy: 90 runs, 4,000 steps in $2 s, and none differed\n"
+        "torch: 8 runs, 300 steps in $2 s, and none differed"
+    ),
 }
 
 
@@ -60,7 +63,7 @@ def test_all_parts_run_and_their_figures_are_in_the_table(folder):
     assert "100 kills survived, 110 errors survived, 0 full disks survived" in rows["crash-safety"]
     assert "1,500 tests of Python and 50 of C++ passed; clean: cpp python" in rows["sanitizers"]
     assert "checkpoint: 12,345 inputs, arguments: 678 inputs" in rows["fuzz"]
-    assert "5 machines, 4,000 programs for 7 seconds" in rows["state-machines"]
+    assert "numpy: 90 runs, 4,000 steps, torch: 8 runs, 300 steps" in rows["state-machines"]
     assert "=== checkpoint, 7 seconds" in (folder / "logs" / "fuzz.log").read_text()
     _, skipped = result.stdout.split("Skipped:\n")
     assert skipped.splitlines() == [
