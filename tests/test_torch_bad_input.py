@@ -72,6 +72,13 @@ def test_a_parameter_without_a_step_is_refused_by_name(ours, kind):
 
 
 @OURS
+def test_a_group_that_is_no_dict_is_refused_as_in_pytorch(ours):
+    optimizer, *_ = named(ours)
+    with Unchanged(optimizer), pytest.raises(TypeError, match="param_group must be a dict, but got <class 'list'>"):
+        optimizer.add_param_group([torch.ones(3)])
+
+
+@OURS
 def test_a_refused_group_is_not_added(ours):
     optimizer, *_ = named(ours)
     with Unchanged(optimizer), pytest.raises(RuntimeError, match="'odd'"):

@@ -142,7 +142,8 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
             ValueError: a hyperparameter is out of range, or parameters share memory.
             RuntimeError: a parameter is sparse, quantized, or not in the memory of the CPU.
         """
-        _refuse_what_only_gpus_need(param_group)
+        if isinstance(param_group, dict):  # else PyTorch says so
+            _refuse_what_only_gpus_need(param_group)
         super().add_param_group(param_group)
         try:
             self._check()
