@@ -35,24 +35,6 @@ class BusyGuard {
   std::atomic_flag& busy_;
 };
 
-// Keeps the arrays of a step alive while Python code may run that could drop the last reference to them. The memory for
-// the list of them serves again in the next step.
-class References {
- public:
-  References(const std::vector<PyObject*>& arrays, std::vector<PyObject*>& memory) : held_(memory) {
-    held_ = arrays;
-    for (PyObject* array : held_) Py_XINCREF(array);
-  }
-  ~References() {
-    for (PyObject* array : held_) Py_XDECREF(array);
-  }
-  References(const References&) = delete;
-  References& operator=(const References&) = delete;
-
- private:
-  std::vector<PyObject*>& held_;
-};
-
 // Lets go of what was gathered for a step when the step ends.
 class LetGo {
  public:
@@ -142,6 +124,25 @@ struct Stepper::Arguments {
   PyObject* const* grads;                           // null to check parameters and state only, what there is of it
   std::array<PyObject* const*, state_count> state;  // arrays or None, by operand; null where the rule has no such state
   std::int64_t* steps;
+};
+
+// Keeps what a step was given alive while Python code may run that could drop the last reference to it. The memory for
+// the list of it serves again in the next step.
+class Stepper::References {
+ public:
+  explicit References(std::vector<PyObject*>& memory) : held_(memory) { held_.clear(); }
+  ~References() {
+    for (PyObject* object : held_) Py_XDECREF(object);
+  }
+  void hold(PyObject* object) {
+    Py_XINCREF(object);
+    held_.push_back(object);
+  }
+  References(const References&) = delete;
+  References& operator=(const References&) = delete;
+
+ private:
+  std::vector<PyObject*>& held_;
 };
 
 // Where the arguments come from. Runs no Python code.
@@ -503,11 +504,12 @@ Stepper::Arguments Stepper::read(const Source& source) {
 }
 
 // After Python code may have run: everything is looked at anew, and has to be the same memory as before.
-Stepper::Arguments Stepper::collect_again(const Source& source) {
+Stepper::Arguments Stepper::collect_again(const Source& source, References& alive) {
   const std::vector<PyObject*> arrays = arrays_;
   const std::vector<Tensor> tensors = tensors_;
   const Arguments arguments = read(source);
   collect(arguments);
+  hold_all(alive);
   const auto same_memory = [](const Tensor& a, const Tensor& b) { return a.data == b.data && a.size == b.size; };
   if (arrays != arrays_ || !std::equal(tensors.begin(), tensors.end(), tensors_.begin(), tensors_.end(), same_memory)) {
     throw std::runtime_error("step: arrays were replaced or resized by other code while they were being checked");
@@ -535,21 +537,30 @@ bool Stepper::find_lazy(const Arguments& arguments) const {
   return asked;
 }
 
+// The arrays, and the groups, which have the names that messages need.
+void Stepper::hold_all(References& references) const {
+  for (PyObject* array : arrays_) references.hold(array);
+  for (const Group& group : groups_) references.hold(group.dict);
+}
+
 bool Stepper::attempt(const Source& source) {
   Arguments arguments = read(source);
   collect(arguments);
   std::optional<References> alive;
-  if (is_worth_releasing_the_gil() || !unusual_.empty() || !is_proven_disjoint()) alive.emplace(arrays_, held_);
+  if (is_worth_releasing_the_gil() || !unusual_.empty() || !is_proven_disjoint()) hold_all(alive.emplace(held_));
   const bool lazy_asked = find_lazy(arguments);
-  if (lazy_asked) arguments = collect_again(source);
-  if (check_overlap(arguments)) arguments = collect_again(source);
-  if (needs_gradients_first() && !prepare_gradients(arguments)) return false;
+  if (lazy_asked) arguments = collect_again(source, *alive);
+  if (check_overlap(arguments)) arguments = collect_again(source, *alive);
+  if (needs_gradients_first() && !prepare_gradients(arguments)) {
+    ++skipped_steps_;
+    return false;
+  }
   without_gil([&] { rmsprop::step(tensors_, num_threads_); });
   for (const std::size_t index : indices_) ++arguments.steps[index];
   return true;
 }
 
-bool Stepper::step(const py::object& groups_object, const py::object& grads, const py::tuple& columns,
+void Stepper::step(const py::object& groups_object, const py::object& grads, const py::tuple& columns,
                    const py::object& grad_scale, const py::object& owner) {
   const BusyGuard guard(busy_);
   const py::list groups = groups_from(groups_object);
@@ -558,16 +569,16 @@ bool Stepper::step(const py::object& groups_object, const py::object& grads, con
   read_groups(groups, PyTuple_GET_ITEM(columns.ptr(), 2), scale);
   const Gradients gradients(grads, PyTuple_GET_ITEM(columns.ptr(), 0), naming_ == Naming::function ? "grad" : "grads");
   try {
-    return attempt(Columns(groups, &gradients, columns));
+    attempt(Columns(groups, &gradients, columns));
+    return;
   } catch (const MissingState&) {
     if (owner.is_none()) throw;
   }
-  // A hyperparameter was changed to one that needs more state. A step that fails must not leave it behind.
+  // A hyperparameter was changed to one that needs more state. A step that is not taken must not leave it behind, and
+  // one that is must not lose it: no Python code runs before it is in its place, where an interrupt could arrive.
   const py::object more = owner.attr("_columns_with_missing_state")();
   const py::tuple more_columns = more.attr("for_engine");
-  const bool taken = attempt(Columns(groups, &gradients, more_columns));
-  owner.attr("_use_columns")(more);
-  return taken;
+  if (attempt(Columns(groups, &gradients, more_columns))) owner.attr("_columns") = more;
 }
 
 // What PyTorch raises for tensors it cannot step is a RuntimeError.
@@ -580,7 +591,7 @@ auto Stepper::with_errors_of_torch(Work work) {
   }
 }
 
-bool Stepper::step_tensors(const py::object& groups_object, const py::dict& state, const py::object& grad_scale,
+void Stepper::step_tensors(const py::object& groups_object, const py::dict& state, const py::object& grad_scale,
                            const py::object& owner, const py::object& tell) {
   const BusyGuard guard(busy_);
   const py::list groups = groups_from(groups_object);
@@ -605,29 +616,18 @@ bool Stepper::step_tensors(const py::object& groups_object, const py::dict& stat
   } catch (const MissingState&) {
     const py::dict entries = owner.attr("_entries_with_missing_state")();
     taken = attempt_with(entries);
-    owner.attr("_use_entries")(entries);
+    // As in `step`. A dict that is merged into another brings its hashes along.
+    if (taken && PyDict_Update(state.ptr(), entries.ptr()) != 0) throw py::error_already_set();
   }
-  if (!taken) return false;
+  if (!taken) return;
   gathered_.write_steps(indices_);
-  tell_written(tell);
-  return true;
-}
-
-// Tells of every parameter that was written, group by group.
-void Stepper::tell_written(const py::object& tell) const {
-  std::size_t first = 0;
-  std::size_t next = 0;  // of indices_
-  for (const Group& group : groups_) {
-    const std::size_t begin = next;
-    while (next < indices_.size() && indices_[next] < first + group.count) ++next;
-    if (next - begin == group.count) {
-      if (group.count > 0) tell(py::handle(params_of(group.dict)));
-    } else if (next > begin) {
-      py::list written;
-      for (std::size_t i = begin; i < next; ++i) written.append(gathered_.original(indices_[i]));
-      tell(written);
-    }
-    first += group.count;
+  const py::list written = gathered_.originals(indices_);
+  if (written.empty()) return;
+  try {
+    tell(written);
+  } catch (const py::error_already_set&) {
+    tell(written);  // the first call met an interrupt that had waited for the end of the step
+    throw;
   }
 }
 
@@ -662,8 +662,9 @@ void Stepper::check_tensors(const py::object& groups_object, const py::dict& sta
 void Stepper::check_arrays(const Source& source) {
   Arguments arguments = read(source);
   collect(arguments);
-  const References alive(arrays_, held_);
-  if (find_lazy(arguments)) arguments = collect_again(source);
+  References alive(held_);
+  hold_all(alive);
+  if (find_lazy(arguments)) arguments = collect_again(source, alive);
   check_overlap(arguments);
 }
 
@@ -697,15 +698,18 @@ void register_stepper(py::module_& m) {
       .def("check", &Stepper::check, py::arg("groups"), py::arg("columns"))
       .def("check_tensors", &Stepper::check_tensors, py::arg("groups"), py::arg("state"))
       .def_property("nonfinite", &Stepper::nonfinite, &Stepper::set_nonfinite)
+      .def_property("skipped_steps", &Stepper::skipped_steps, &Stepper::set_skipped_steps)
       .def_property("num_threads", &Stepper::num_threads, &Stepper::set_num_threads)
       .def(py::pickle(
           [](const Stepper& stepper) {
-            return py::make_tuple(stepper.algorithm(), stepper.naming(), stepper.nonfinite(), stepper.num_threads());
+            return py::make_tuple(stepper.algorithm(), stepper.naming(), stepper.nonfinite(), stepper.num_threads(),
+                                  stepper.skipped_steps());
           },
           [](const py::tuple& made_from) {
             auto stepper = std::make_unique<Stepper>(made_from[0].cast<Algorithm>(), made_from[1].cast<Naming>());
             stepper->set_nonfinite(made_from[2]);
             stepper->set_num_threads(made_from[3]);
+            stepper->set_skipped_steps(made_from[4].cast<std::int64_t>());
             return stepper;
           }));
 }

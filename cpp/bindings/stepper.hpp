@@ -40,18 +40,17 @@ class Stepper {
   //   state       a tuple of lists, one for each kind of state, of arrays or None
   //   steps       int64 array: how many steps each parameter has taken; one more where there is a gradient
   // owner       the optimizer, or None. If state is missing that the hyperparameters need, it is asked for columns that
-  //             have it, by `_columns_with_missing_state()`, and given them, by `_use_columns(columns)`, after the step
-  // Returns whether the step was taken, and not skipped because of `nonfinite`.
-  bool step(const py::object& groups, const py::object& grads, const py::tuple& columns, const py::object& grad_scale,
+  //             have it, by `_columns_with_missing_state()`, and `_columns` becomes those if the step is taken
+  void step(const py::object& groups, const py::object& grads, const py::tuple& columns, const py::object& grad_scale,
             const py::object& owner);
 
   // The same for an optimizer of PyTorch, whose parameters bring their gradients.
   //
   // state       the optimizer's: a dict from parameters to dicts
   // owner       the optimizer. If state is missing it is asked for entries that have it,
-  //             by `_entries_with_missing_state()`, and given them, by `_use_entries(entries)`, after the step
-  // tell        is called with a list of parameters that were written
-  bool step_tensors(const py::object& groups, const py::dict& state, const py::object& grad_scale,
+  //             by `_entries_with_missing_state()`, and `state` gets those if the step is taken
+  // tell        is called with a list of the parameters that were written
+  void step_tensors(const py::object& groups, const py::dict& state, const py::object& grad_scale,
                     const py::object& owner, const py::object& tell);
 
   // Raise what a step would raise with gradients that fit. State may be missing.
@@ -62,6 +61,10 @@ class Stepper {
   py::str nonfinite() const;
   void set_nonfinite(const py::object& name) { nonfinite_ = nonfinite_from(name.ptr()); }
 
+  // How many steps were not taken because of that. Counted here, where no interrupt can come between.
+  std::int64_t skipped_steps() const { return skipped_steps_; }
+  void set_skipped_steps(std::int64_t count) { skipped_steps_ = count; }
+
   // At most so many threads; None for the default of the process.
   py::object num_threads() const { return num_threads_ == 0 ? py::object(py::none()) : py::int_(num_threads_); }
   void set_num_threads(const py::object& n) { num_threads_ = num_threads_from(n.ptr()); }
@@ -71,6 +74,7 @@ class Stepper {
 
  private:
   struct Arguments;
+  class References;
   class Source;
   class Columns;
   class Tensors;
@@ -88,15 +92,15 @@ class Stepper {
     std::size_t count = 0;  // of parameters
   };
 
+  void hold_all(References& references) const;
   bool attempt(const Source& source);
   Arguments read(const Source& source);
-  Arguments collect_again(const Source& source);
+  Arguments collect_again(const Source& source, References& alive);
   bool find_lazy(const Arguments& arguments) const;
   void read_groups(const py::list& groups, PyObject* steps, double grad_scale);
   void find_params(const py::list& groups);
   void check_arrays(const Source& source);
   std::vector<unsigned> state_needed() const;
-  void tell_written(const py::object& tell) const;
   template <class Work>
   static auto with_errors_of_torch(Work work);
   py::object torch_name(std::size_t index) const;
@@ -123,6 +127,7 @@ class Stepper {
   Algorithm algorithm_;
   Naming naming_;
   Nonfinite nonfinite_ = Nonfinite::propagate;
+  std::int64_t skipped_steps_ = 0;
   int num_threads_ = 0;  // 0: the default of the process
   std::atomic_flag busy_ = ATOMIC_FLAG_INIT;
 

@@ -173,6 +173,12 @@ void TensorState::resolve_gradient(std::size_t index) {
   grads_[index] = hold(grad.attr("resolve_conj")().attr("resolve_neg")());
 }
 
+py::list TensorState::originals(const std::vector<std::size_t>& indices) const {
+  py::list params(indices.size());
+  for (std::size_t i = 0; i < indices.size(); ++i) params[i] = originals_[indices[i]];
+  return params;
+}
+
 void TensorState::write_steps(const std::vector<std::size_t>& indices) const {
   for (const std::size_t index : indices) {
     const Count& count = counts_[index];

@@ -43,11 +43,13 @@ class TensorState {
   void resolve_gradient(std::size_t index);
 
   std::size_t size() const { return grads_.size(); }
-  const py::object& original(std::size_t index) const { return originals_[index]; }  // the parameter as it was given
-  PyObject* const* params() const { return params_.data(); }                         // as it can be looked at
-  PyObject* const* grads() const { return grads_.data(); }                           // None to skip a parameter
-  PyObject* const* entries(int kind) const { return entries_[kind].data(); }         // None where there is nothing
+  PyObject* const* params() const { return params_.data(); }                  // as they can be looked at
+  PyObject* const* grads() const { return grads_.data(); }                    // None to skip a parameter
+  PyObject* const* entries(int kind) const { return entries_[kind].data(); }  // None where there is nothing
   std::int64_t* steps() { return steps_.data(); }
+
+  // These parameters, as they were given.
+  py::list originals(const std::vector<std::size_t>& indices) const;
 
   // Writes steps() back into the tensors of these parameters.
   void write_steps(const std::vector<std::size_t>& indices) const;

@@ -23,6 +23,7 @@ Columns = tuple[list[Any] | None, tuple[list[Any], ...], NDArray[np.int64]]
 class Stepper:
     nonfinite: str
     num_threads: int | None
+    skipped_steps: int
     def __init__(self, algorithm: Algorithm, naming: Naming) -> None: ...
     def step(
         self,
@@ -31,7 +32,7 @@ class Stepper:
         columns: Columns,
         grad_scale: float,
         owner: Any,
-    ) -> bool: ...
+    ) -> None: ...
     def step_tensors(
         self,
         groups: list[dict[str, Any]],
@@ -39,7 +40,7 @@ class Stepper:
         grad_scale: float,
         owner: Any,
         tell: Callable[[list[Any]], None],
-    ) -> bool: ...
+    ) -> None: ...
     def check(self, groups: list[dict[str, Any]], columns: Columns) -> None: ...
     def check_tensors(self, groups: list[dict[str, Any]], state: dict[Any, dict[str, Any]]) -> None: ...
 

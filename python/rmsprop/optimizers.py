@@ -30,7 +30,6 @@ class Optimizer(StepOptions):
 
     def __init__(self, params: Params, defaults: dict[str, Any], nonfinite: str, num_threads: int | None) -> None:
         self.defaults = defaults
-        self.skipped_steps = 0
         self.param_groups = []
         self._is_single = isinstance(params, np.ndarray)
         self._keys: list[Any] = []
@@ -72,9 +71,7 @@ class Optimizer(StepOptions):
             >>> weights["w"].round(4)
             array([0.6838, 1.3162])
         """
-        taken = self._stepper.step(self.param_groups, grads, self._columns.for_engine, grad_scale, self)
-        if not taken:
-            self.skipped_steps += 1
+        self._stepper.step(self.param_groups, grads, self._columns.for_engine, grad_scale, self)
 
     # ---- State and groups --------------------------------------------------------------------------------------------
 
@@ -263,9 +260,6 @@ class Optimizer(StepOptions):
         columns = self._columns.extended()
         self._allocate_missing_state(self.param_groups, columns)
         return columns
-
-    def _use_columns(self, columns: StateColumns) -> None:
-        self._columns = columns
 
     def _needed_state(self, group: dict[str, Any]) -> tuple[str, ...]:
         """Return the names of the state that a group with these hyperparameters uses."""

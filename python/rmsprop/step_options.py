@@ -8,9 +8,6 @@ class StepOptions:
 
     _stepper: Stepper
 
-    skipped_steps: int
-    """How many steps were skipped because of `nonfinite`."""
-
     @property
     def nonfinite(self) -> str:
         """What becomes of a step whose gradients are not all finite: "propagate", "skip" or "raise"."""
@@ -19,6 +16,15 @@ class StepOptions:
     @nonfinite.setter
     def nonfinite(self, value: str) -> None:
         self._stepper.nonfinite = value
+
+    @property
+    def skipped_steps(self) -> int:
+        """How many steps were skipped because of `nonfinite`."""
+        return self._stepper.skipped_steps
+
+    @skipped_steps.setter
+    def skipped_steps(self, count: int) -> None:
+        self._stepper.skipped_steps = count
 
     @property
     def num_threads(self) -> int | None:

@@ -80,10 +80,9 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
                 return loss
             if self.grad_scale is not None:
                 scale = 1.0 / float(self.grad_scale)
-        if not self._stepper.step_tensors(
+        self._stepper.step_tensors(
             self.param_groups, self.state, scale, self, torch.autograd.graph.increment_version
-        ):
-            self.skipped_steps += 1
+        )
         return loss
 
     # PyTorch's own: runs hooks and labels the step for the profiler.
@@ -158,7 +157,7 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
         `module.share_memory()`. Steps of several processes then mix, as they do in Hogwild training: no update is
         complete for all, but each element is always one that some process wrote.
         """
-        self._use_entries(self._entries([p for group in self.param_groups for p in group["params"]]))
+        self.state.update(self._entries([p for group in self.param_groups for p in group["params"]]))
         for entry in self.state.values():
             for tensor in entry.values():
                 tensor.share_memory_()
@@ -197,6 +196,7 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
         state = dict(state)
         if "nonfinite" in state:  # from a pickle
             self._set_up(state.pop("nonfinite"), state.pop("num_threads"))
+            self.skipped_steps = state.pop("skipped_steps")
         defaults = state.get("defaults") or self.defaults
         for group in state["param_groups"]:
             for name, value in defaults.items():
@@ -210,7 +210,6 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
         self._complete_state()
 
     def _set_up(self, nonfinite: str, num_threads: int | None) -> None:
-        self.skipped_steps = 0
         self._stepper = Stepper(self.algorithm, Naming.torch)
         self.nonfinite = nonfinite
         self.num_threads = num_threads
@@ -247,9 +246,6 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
         """Return the state of all parameters with a gradient. The stepper asks, in the middle of a step."""
         params = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
         return self._entries(params)
-
-    def _use_entries(self, entries: Entries) -> None:
-        self.state.update(entries)
 
 
 class RMSprop(Optimizer):
@@ -460,7 +456,7 @@ class Adagrad(Optimizer):
     def _complete_state(self) -> None:
         # As in PyTorch, whose class cannot step a parameter without.
         params = [p for group in self.param_groups for p in _with_shape(group["params"])]
-        self._use_entries(self._entries([p for p in params if not self.state.get(p)]))
+        self.state.update(self._entries([p for p in params if not self.state.get(p)]))
 
     def _state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
         return ("sum",)
@@ -580,7 +576,7 @@ def step_in_backward(module: torch.nn.Module, optimizer: Optimizer) -> _Registra
     _refuse_what_needs_all_gradients(optimizer, ValueError)
     optimizer._check()
     # State that is made between gradients would keep the allocator from using the memory of one for the next.
-    optimizer._use_entries(optimizer._entries(_with_shape(params)))
+    optimizer.state.update(optimizer._entries(_with_shape(params)))
     hooks = [_StepOfOne(optimizer, indices[param]) for param in params]
     return _Registration(
         [param.register_post_accumulate_grad_hook(hook) for param, hook in zip(params, hooks, strict=True)]
