@@ -93,8 +93,8 @@ class GroupReader {
   double learning_rate(const std::function<std::int64_t()>& steps_taken) {
     const Key& key = Keys::get().lr;
     const py::object value = get(key);
-    if (PyFloat_CheckExact(value.ptr()) || PyCallable_Check(value.ptr()) == 0)
-      return number_from(number_of(value).ptr(), key.name);
+    const bool is_schedule = dialect_ == Dialect::own && PyCallable_Check(value.ptr()) != 0;
+    if (PyFloat_CheckExact(value.ptr()) || !is_schedule) return number_from(number_of(value).ptr(), key.name);
     const py::object result = value(steps_taken());
     return number_from(result.ptr(), key.name);
   }

@@ -1,0 +1,58 @@
+"""Runs programs that may crash or hang, each in a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+# A process that has imported everything forks one for each program: an import takes longer than any of them.
+RUN_EACH = """
+import faulthandler, json, signal, tempfile, traceback
+
+faulthandler.enable()
+for line in sys.stdin:
+    name, program = json.loads(line)
+    with tempfile.TemporaryFile() as output:
+        child = os.fork()
+        if child == 0:
+            signal.alarm(120)  # a program that hangs is killed
+            os.dup2(output.fileno(), 1)
+            os.dup2(output.fileno(), 2)
+            try:
+                exec(program, globals())
+                gc.collect()
+                print("came to its end", flush=True)
+            except BaseException:
+                traceback.print_exc()
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        output.seek(0)
+        print(json.dumps([name, os.waitstatus_to_exitcode(status), output.read().decode()]), flush=True)
+"""
+
+
+def outcomes_of(preamble, programs):
+    """Run programs, by name, after a preamble that is run once, and return by name how each ended.
+
+    That is its exit code, negative after a crash, and its output. Memory that is freed goes back to the operating
+    system at once, so that a stale pointer is a crash and not luck.
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", preamble + RUN_EACH],
+        input="".join(json.dumps((name, textwrap.dedent(code))) + "\n" for name, code in programs.items()),
+        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "PYTHONMALLOC": "debug"},
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return {name: (code, output) for name, code, output in map(json.loads, result.stdout.splitlines())}
+
+
+def assert_survived(outcome):
+    """Assert that a program came to its end."""
+    exit_code, output = outcome
+    assert exit_code == 0, f"exit code {exit_code}: {output}"
+    assert output.endswith("came to its end\n"), output
