@@ -6,6 +6,7 @@ import pytest
 import rmsprop
 from bits import assert_same_bits
 from rmsprop import functional, reference
+from runs import Unchanged
 
 TYPES = (np.float32, np.float64, np.complex64, np.complex128)
 
@@ -126,6 +127,20 @@ def test_skip_leaves_everything_as_it_is_and_counts(dtype, bad, position):
     optimizer.step(grads)
     assert optimizer.skipped_steps == 1
     assert optimizer.state[1]["step"] == 2
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_skipped_step_leaves_no_state_that_it_would_have_been_the_first_to_need(bad):
+    params, grads = [np.ones(3), np.ones(4)], [np.ones(3), np.full(4, bad)]
+    optimizer = rmsprop.RMSprop(params, nonfinite="skip")
+    optimizer.param_groups[0].update(momentum=0.9, centered=True)
+    for count in (1, 2):
+        with Unchanged(optimizer):
+            optimizer.step(grads)
+        assert optimizer.skipped_steps == count
+        assert all(entry.keys() == {"step", "square_avg"} for entry in optimizer.state.values())
+    optimizer.step([np.ones(3), np.ones(4)])
+    assert optimizer.state[1].keys() == {"step", "square_avg", "grad_avg", "momentum_buffer"}
 
 
 def test_raise_names_the_gradient_and_writes_nothing():

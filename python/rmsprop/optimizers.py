@@ -281,8 +281,8 @@ class RMSprop(Optimizer):
 
     Args:
         params: one array, a sequence of arrays, a dict from names to arrays, or a list of group dicts
-            `{"params": ..., "lr": ..., ...}`. Arrays of float32, float64, complex64 or complex128, in any layout; they
-            are updated in place and never copied.
+            `{"params": ..., "lr": ..., ...}`. Arrays of float32, float64, complex64 or complex128, in any layout,
+            aligned or not, also memory-mapped or in shared memory; they are updated in place and never copied.
         lr: learning rate, finite and >= 0, or a callable that is given the number of steps taken and returns it.
         alpha: how much of the old average is kept at each step, from 0 to 1 (gamma in the textbook, rho in Keras,
             decay in optax).
@@ -311,7 +311,8 @@ class RMSprop(Optimizer):
         num_threads: at most so many threads; None for `rmsprop.get_num_threads()`. The result does not depend on it.
 
     Raises:
-        TypeError: a parameter is not a NumPy array of a supported dtype, or a hyperparameter is not a number.
+        TypeError: a parameter is not a NumPy array of a supported dtype in the machine's byte order, or is a masked array;
+            or a hyperparameter is not a number.
         ValueError: a hyperparameter is NaN, infinite or out of range, or parameters share memory.
 
     Example:
@@ -391,8 +392,8 @@ class Adagrad(Optimizer):
 
     Args:
         params: one array, a sequence of arrays, a dict from names to arrays, or a list of group dicts
-            `{"params": ..., "lr": ..., ...}`. Arrays of float32, float64, complex64 or complex128, in any layout; they
-            are updated in place and never copied.
+            `{"params": ..., "lr": ..., ...}`. Arrays of float32, float64, complex64 or complex128, in any layout,
+            aligned or not, also memory-mapped or in shared memory; they are updated in place and never copied.
         lr: learning rate, finite and >= 0, or a callable that is given the number of steps taken and returns it.
         lr_decay: how fast the learning rate falls with the step count t, finite and >= 0.
         eps: finite and >= 0.
@@ -410,7 +411,8 @@ class Adagrad(Optimizer):
         num_threads: at most so many threads; None for `rmsprop.get_num_threads()`. The result does not depend on it.
 
     Raises:
-        TypeError: a parameter is not a NumPy array of a supported dtype, or a hyperparameter is not a number.
+        TypeError: a parameter is not a NumPy array of a supported dtype in the machine's byte order, or is a masked array;
+            or a hyperparameter is not a number.
         ValueError: a hyperparameter is NaN, infinite or out of range, or parameters share memory.
 
     Example:

@@ -7,7 +7,7 @@ arguments in the same order, the same defaults, the same state under the same ke
 either way. The hyperparameters of `rmsprop.RMSprop` and `rmsprop.Adagrad` that PyTorch does not have come by keyword.
 
 Parameters are dense tensors in the memory of the CPU, of float32, float64, complex64, complex128, bfloat16 or float16,
-in any layout. They are updated where they lie; nothing is copied. 16-bit parameters are computed, and their state is
+in any layout, aligned or not. They are updated where they lie; nothing is copied. 16-bit parameters are computed, and their state is
 kept, in float32.
 
 What differs from PyTorch:
@@ -16,7 +16,8 @@ What differs from PyTorch:
 - with `centered`, a variance that rounding made negative counts as 0, where PyTorch gives NaN;
 - step counts are float64, which is exact, where PyTorch's float32 stands still at 2**24;
 - `load_state_dict` copies, where PyTorch shares the tensors, and keeps float32 state of 16-bit parameters;
-- sparse gradients are an error, as is any tensor that is not in the memory of the CPU;
+- sparse gradients are an error, as is any tensor that is not in the memory of the CPU, or is masked, nested or quantized;
+- loading the state of another kind of optimizer is an error, not a fresh start;
 - a parameter that is twice in a group is an error, where PyTorch warns and steps it twice.
 """
 
@@ -80,9 +81,7 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
                 return loss
             if self.grad_scale is not None:
                 scale = 1.0 / float(self.grad_scale)
-        self._stepper.step_tensors(
-            self.param_groups, self.state, scale, self, torch.autograd.graph.increment_version
-        )
+        self._stepper.step_tensors(self.param_groups, self.state, scale, self, torch.autograd.graph.increment_version)
         return loss
 
     # PyTorch's own: runs hooks and labels the step for the profiler.
@@ -167,11 +166,14 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
         """Load what `state_dict`, or that of PyTorch's own class, returned.
 
         State is copied. That of 16-bit parameters stays, or becomes, float32. Either everything is loaded, or an error
-        is raised and this optimizer is as it was.
+        is raised and this optimizer is as it was. Entries under names that are not this optimizer's are kept, as in
+        PyTorch.
 
         Raises:
-            KeyError, TypeError: `state_dict` is not laid out like a state dict, or a state is not a tensor.
-            ValueError: groups, shapes or hyperparameters do not match those of this optimizer.
+            KeyError, TypeError: `state_dict` is not laid out like a state dict, or a state is not a tensor of real or
+                complex numbers like its parameter.
+            ValueError: groups, shapes or hyperparameters do not match those of this optimizer, or state is missing, as
+                in that of another kind of optimizer.
         """
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"state_dict: got {type(state_dict).__name__}, wanted a dict, as state_dict() returns it")
@@ -205,6 +207,7 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
         for param, entry in state["state"].items():
             if isinstance(param, Tensor):
                 _unpack_entry(param, entry)
+        self._check_complete(state["param_groups"], state["state"])
         self._stepper.check_tensors(state["param_groups"], state["state"])
         super().__setstate__(state)
         self._complete_state()
@@ -218,6 +221,20 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
         """Raise what a step would raise with gradients that fit. Parameters without a shape yet are left for later."""
         groups = [{**group, "params": _with_shape(group["params"])} for group in self.param_groups]
         self._stepper.check_tensors(groups, self.state)
+
+    def _check_complete(self, groups: list[dict[str, Any]], state: dict[Any, Any]) -> None:
+        """Raise an error if state of another optimizer was loaded, or only a part of the state."""
+        if unknown := [key for key in state if isinstance(key, int)]:  # parameters that were found are no numbers now
+            count = sum(len(group["params"]) for group in groups)
+            raise ValueError(f"state_dict: got state of parameter {unknown[0]}, but there are {count}")
+        numbered = enumerate((param, group) for group in groups for param in group["params"])
+        for number, (param, group) in numbered:
+            entry = state.get(param) or {}
+            for name in ("step", *self._state_names(group)):
+                if entry and name not in entry:
+                    raise ValueError(
+                        f"state_dict: no {name!r} for parameter {number}, and these hyperparameters need it"
+                    )
 
     def _complete_state(self) -> None:
         """Make the state that PyTorch's class has from the beginning."""
@@ -511,13 +528,16 @@ def _unpack_entry(param: Tensor, entry: dict[str, Any]) -> None:
             number = value.tensor if isinstance(value, _AsIs) else value
             entry[name] = torch.as_tensor(number, dtype=torch.float64, device="cpu").clone()
         elif isinstance(value, _AsIs):
+            found = value.tensor
+            if found.is_complex() != param.is_complex() or not (found.is_complex() or found.is_floating_point()):
+                raise TypeError(f"state_dict: {name!r} of {found.dtype} does not match its parameter's {param.dtype}")
             plain = torch.empty_like(param, dtype=_state_dtype(param), memory_format=torch.preserve_format)
-            if value.tensor.shape != param.shape:
+            if found.shape != param.shape:
                 raise ValueError(
-                    f"state_dict: {name!r} of shape {tuple(value.tensor.shape)} does not match its parameter's "
+                    f"state_dict: {name!r} of shape {tuple(found.shape)} does not match its parameter's "
                     f"{tuple(param.shape)}"
                 )
-            entry[name] = plain.detach().copy_(value.tensor)
+            entry[name] = plain.detach().copy_(found)
 
 
 class _Registration:
