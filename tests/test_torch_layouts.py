@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
@@ -9,6 +10,7 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 from torch import nn  # noqa: E402
 
 import rmsprop.torch  # noqa: E402
+from bits import assert_same_bits  # noqa: E402
 
 PAIRS = [(rmsprop.torch.RMSprop, torch.optim.RMSprop), (rmsprop.torch.Adagrad, torch.optim.Adagrad)]
 BOTH = pytest.mark.parametrize(("ours", "theirs"), PAIRS, ids=["RMSprop", "Adagrad"])
@@ -52,6 +54,150 @@ PARAMS = {
 @pytest.mark.parametrize("param", PARAMS)
 def test_parameter_and_gradient_of_any_layout(ours, theirs, param, grad):
     assert_steps_like_torch(ours, theirs, PARAMS[param], GRADS[grad])
+
+
+# ---- The bits of the NumPy API, by logical index ---------------------------------------------------------------------
+
+OURS = pytest.mark.parametrize(
+    ("ours", "options"),
+    [
+        (rmsprop.torch.RMSprop, {"alpha": 0.9, "momentum": 0.5, "centered": True, "weight_decay": 0.1}),
+        (rmsprop.torch.Adagrad, {"lr_decay": 0.1}),
+    ],
+    ids=["RMSprop", "Adagrad"],
+)
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex64, torch.complex128], ids=str)
+
+
+def numbers(dtype, *shape, seed):
+    real = randn(*shape, seed=seed)
+    return (torch.complex(real, randn(*shape, seed=seed + 1000)) if dtype.is_complex else real).to(dtype)
+
+
+def assert_bits_of_the_numpy_api(ours, options, params, grads_of_step, steps=3):
+    """Assert that tensors, wherever they lie, end with the bits of dense arrays that take the same steps."""
+    arrays = [np.array(param.detach().resolve_conj().numpy(), order="C") for param in params]
+    numpy_class = getattr(rmsprop, ours.__name__)
+    eps = 1e-8 if ours is rmsprop.torch.RMSprop else 1e-10
+    expected = numpy_class(arrays, lr=0.1, eps=eps, eps_in_sqrt=False, **options)
+    params = [param.requires_grad_() for param in params]
+    optimizer = ours(params, lr=0.1, **options)
+    for t in range(steps):
+        grads = grads_of_step(t)
+        for param, grad in zip(params, grads, strict=True):
+            param.grad = grad
+        optimizer.step()
+        expected.step([np.array(grad.resolve_conj().numpy(), order="C") for grad in grads])
+    for index, (param, array) in enumerate(zip(params, arrays, strict=True)):
+        assert_same_bits(param.detach().numpy(), array)
+        for name, value in optimizer.state[param].items():
+            if name != "step":
+                assert_same_bits(value.numpy(), expected.state[index][name])
+
+
+ARRANGEMENTS = {
+    "contiguous": lambda t: t.clone(),
+    "channels last": lambda t: t.to(memory_format=torch.channels_last),
+    "transposed": lambda t: t.permute(3, 2, 1, 0).contiguous().permute(3, 2, 1, 0),
+    "strided": lambda t: torch.stack([t, torch.zeros_like(t)], dim=-1)[..., 0],
+    "unaligned": lambda t: unaligned(t.shape, t.dtype).copy_(t),
+}
+
+
+def unaligned(shape, dtype):
+    """Return zeros that begin one byte after where a tensor may begin."""
+    count = int(np.prod(shape))
+    memory = bytearray(count * dtype.itemsize + 1)
+    tensor = torch.frombuffer(memory, dtype=dtype, offset=1, count=count).reshape(shape)
+    assert tensor.data_ptr() % 2 == 1
+    return tensor
+
+
+@OURS
+@DTYPES
+@pytest.mark.parametrize("grad", [*ARRANGEMENTS, "expanded"])
+@pytest.mark.parametrize("param", ARRANGEMENTS)
+def test_tensors_of_any_layout_have_the_bits_of_the_numpy_api(ours, options, dtype, param, grad):
+    arranged = ARRANGEMENTS[param](numbers(dtype, 2, 3, 4, 5, seed=9))
+
+    def grads_of_step(t):
+        if grad == "expanded":
+            return [numbers(dtype, 2, 1, 4, 1, seed=t).expand(2, 3, 4, 5)]
+        return [ARRANGEMENTS[grad](numbers(dtype, 2, 3, 4, 5, seed=t))]
+
+    assert_bits_of_the_numpy_api(ours, options, [arranged], grads_of_step)
+
+
+@OURS
+@DTYPES
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1), (0,), (3, 0, 2)], ids=str)
+def test_no_elements_and_no_dimensions_have_the_bits_of_the_numpy_api(ours, options, dtype, shape):
+    assert_bits_of_the_numpy_api(
+        ours, options, [numbers(dtype, *shape, seed=9)], lambda t: [numbers(dtype, *shape, seed=t)]
+    )
+
+
+@OURS
+@DTYPES
+def test_every_length_and_offset_has_the_bits_of_the_numpy_api_and_nothing_beside_is_written(ours, options, dtype):
+    """All in one buffer, side by side, each at another offset from where a vector register would begin."""
+    lengths = [*range(68), 127, 128, 129]
+    gap = 3
+    buffer = torch.full((sum(lengths) + gap * len(lengths) + gap,), 7, dtype=dtype)
+    params, begin = [], gap
+    for length in lengths:
+        params.append(buffer[begin : begin + length])
+        params[-1].copy_(numbers(dtype, length, seed=length))
+        begin += length + gap
+    between = buffer.clone()
+    assert_bits_of_the_numpy_api(
+        ours, options, params, lambda t: [numbers(dtype, length, seed=t + length) for length in lengths]
+    )
+    written = torch.zeros(len(buffer), dtype=torch.bool)
+    for param in params:
+        first = param.storage_offset()
+        written[first : first + len(param)] = True
+    assert torch.equal(buffer[~written], between[~written])
+
+
+NEIGHBOURS = {
+    "halves": lambda a: [a[:6], a[6:]],
+    "columns": lambda a: list(a.t()),
+    "blocks": lambda a: [a[:, :3], a[:, 3:]],
+    "checkerboard": lambda a: [a[::2, ::2], a[1::2, 1::2], a[::2, 1::2], a[1::2, ::2]],
+    "transposed blocks": lambda a: [a[:, :3].t(), a[:, 4:].t()],
+    "frame and middle": lambda a: [a[0], a[-1], a[1:-1, 0], a[1:-1, -1], a[1:-1, 1:-1]],
+}
+
+
+@OURS
+@DTYPES
+@pytest.mark.parametrize("cut", NEIGHBOURS)
+def test_parameters_that_are_parts_of_one_tensor_have_the_bits_of_the_numpy_api(ours, options, dtype, cut):
+    cut = NEIGHBOURS[cut]
+    assert_bits_of_the_numpy_api(
+        ours, options, cut(numbers(dtype, 12, 8, seed=9)), lambda t: cut(numbers(dtype, 12, 8, seed=t))
+    )
+
+
+@OURS
+def test_parameters_in_a_mapped_file_are_updated_in_the_file(ours, options, tmp_path):
+    path = tmp_path / "params"
+    np.linspace(-1, 1, 50).tofile(path)
+    param = torch.from_file(str(path), shared=True, size=50, dtype=torch.float64)
+    assert_bits_of_the_numpy_api(ours, options, [param], lambda t: [numbers(torch.float64, 50, seed=t)])
+    assert_same_bits(np.fromfile(path), param.detach().numpy())
+
+
+@OURS
+def test_a_tensor_that_shares_its_memory_until_it_is_written_leaves_the_other_alone(ours, options):
+    original = numbers(torch.float64, 50, seed=1)
+    before, clone = original.clone(), original._lazy_clone()
+    assert_bits_of_the_numpy_api(ours, options, [clone], lambda t: [numbers(torch.float64, 50, seed=t)])
+    assert torch.equal(original, before)
+
+
+# ---- Beside the tensors ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("ours", [pair[0] for pair in PAIRS])
