@@ -311,8 +311,8 @@ class RMSprop(Optimizer):
         num_threads: at most so many threads; None for `rmsprop.get_num_threads()`. The result does not depend on it.
 
     Raises:
-        TypeError: a parameter is not a NumPy array of a supported dtype in the machine's byte order, or is a masked array;
-            or a hyperparameter is not a number.
+        TypeError: a parameter is not a NumPy array of a supported dtype in the machine's byte order, or it is a masked
+            array; or a hyperparameter is not a number.
         ValueError: a hyperparameter is NaN, infinite or out of range, or parameters share memory.
 
     Example:
@@ -411,8 +411,8 @@ class Adagrad(Optimizer):
         num_threads: at most so many threads; None for `rmsprop.get_num_threads()`. The result does not depend on it.
 
     Raises:
-        TypeError: a parameter is not a NumPy array of a supported dtype in the machine's byte order, or is a masked array;
-            or a hyperparameter is not a number.
+        TypeError: a parameter is not a NumPy array of a supported dtype in the machine's byte order, or it is a masked
+            array; or a hyperparameter is not a number.
         ValueError: a hyperparameter is NaN, infinite or out of range, or parameters share memory.
 
     Example:

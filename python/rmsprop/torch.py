@@ -7,8 +7,8 @@ arguments in the same order, the same defaults, the same state under the same ke
 either way. The hyperparameters of `rmsprop.RMSprop` and `rmsprop.Adagrad` that PyTorch does not have come by keyword.
 
 Parameters are dense tensors in the memory of the CPU, of float32, float64, complex64, complex128, bfloat16 or float16,
-in any layout, aligned or not. They are updated where they lie; nothing is copied. 16-bit parameters are computed, and their state is
-kept, in float32.
+in any layout, aligned or not. They are updated where they lie; nothing is copied. 16-bit parameters are computed, and
+their state is kept, in float32.
 
 What differs from PyTorch:
 - a step is all or nothing: if it raises, no parameter and no state has changed;
@@ -16,7 +16,7 @@ What differs from PyTorch:
 - with `centered`, a variance that rounding made negative counts as 0, where PyTorch gives NaN;
 - step counts are float64, which is exact, where PyTorch's float32 stands still at 2**24;
 - `load_state_dict` copies, where PyTorch shares the tensors, and keeps float32 state of 16-bit parameters;
-- sparse gradients are an error, as is any tensor that is not in the memory of the CPU, or is masked, nested or quantized;
+- sparse gradients are an error, as is any tensor that is masked, nested, quantized or not in the memory of the CPU;
 - loading the state of another kind of optimizer is an error, not a fresh start;
 - a parameter that is twice in a group is an error, where PyTorch warns and steps it twice.
 """
