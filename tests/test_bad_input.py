@@ -480,6 +480,36 @@ def test_arrays_that_share_memory_are_refused(interface, state, overlap, refused
             subject.step()
 
 
+@pytest.mark.parametrize("overlap", OVERLAPS.values(), ids=OVERLAPS)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_arrays_that_share_memory_across_groups_are_refused(optimizer, overlap, refused):
+    subject = Subject(optimizer)
+    params = subject.arrays["params"]
+    optimizer = getattr(rmsprop, optimizer)([{"params": [param]} for param in params], lr=0.1)
+    optimizer.step(subject.grads)
+    accumulator = accumulator_of(optimizer)
+
+    def array_at(operand, index):
+        if operand == "state":
+            return optimizer.state[index][accumulator]
+        return subject.grads[index] if operand == "grads" else optimizer.param_groups[index]["params"][0]
+
+    for (operand, index), array in overlap.replace(array_at).items():
+        if operand == "state":
+            optimizer.state[index][accumulator] = array
+        elif operand == "grads":
+            subject.grads[index] = array
+        else:
+            optimizer.param_groups[index]["params"][0] = array
+    first, second = (
+        f"state[{index}]['{accumulator}']" if operand == "state" else f"{operand}[{index}]"
+        for operand, index in (overlap.first, overlap.second)
+    )
+    for _ in range(2):
+        with refused(ValueError, shares_memory(first, second), optimizer, subject.grads):
+            optimizer.step(subject.grads)
+
+
 @pytest.mark.parametrize("interface", ["RMSprop", "rmsprop_"])
 def test_one_array_for_two_kinds_of_state_is_refused(interface, refused):
     subject = Subject(interface)

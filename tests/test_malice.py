@@ -210,6 +210,40 @@ MALICE = {
         attempt(optimizer.step, big())
         assert optimizer.state[0]["step"] >= 1
     """,
+    "gradients that share memory through DLPack, or say so": """
+        class Gradient:
+            def __init__(self, share):
+                self.share = share
+            def __dlpack__(self, **more):
+                return self.share(**more)
+
+        def fail(**more):
+            raise MemoryError
+
+        def step(**more):
+            attempt(optimizer.step, big())
+            return big().__dlpack__()
+
+        def forget(**more):
+            optimizer.param_groups[0]["params"].clear()
+            gc.collect()
+            return big().__dlpack__()
+
+        used = big().__dlpack__()
+        class Once:
+            def __dlpack__(self, **more):
+                return used
+        np.from_dlpack(type("Once", (Once,), {"__dlpack_device__": lambda self: (1, 0)})())
+
+        optimizer = rmsprop.RMSprop(big())
+        for share in (lambda **more: 5, lambda **more: None, fail, lambda: 5, lambda **more: used, step):
+            attempt(optimizer.step, Gradient(share))
+        attempt(optimizer.step, Gradient)
+        attempt(optimizer.step, used)
+        attempt(optimizer.step, big().__dlpack__())
+        attempt(optimizer.step, Gradient(forget))
+        attempt(functional.adagrad_, Gradient(fail), Gradient(fail), Gradient(fail), lr=0.1)
+    """,
     "schedule without end": """
         def schedule(step):
             functional.adagrad_(big(), big(), big(), lr=schedule)

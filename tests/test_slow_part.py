@@ -30,8 +30,7 @@ PRINTED = {
         "=== arguments, $2 seconds\nstat::number_of_executed_units: 678"
     ),
     "state-machines": (
-        "numpy: 90 runs, 4,000 steps in $2 s, and none differed\n"
-        "torch: 8 runs, 300 steps in $2 s, and none differed"
+        "numpy: 90 runs, 4,000 steps in $2 s, and none differed\ntorch: 8 runs, 300 steps in $2 s, and none differed"
     ),
 }
 
