@@ -1,5 +1,6 @@
 """What the documentation shows is what happens."""
 
+import ast
 import doctest
 import importlib
 import pkgutil
@@ -61,3 +62,25 @@ def test_example_in_the_readme_runs(tmp_path, capsys):
 def test_pictures_and_pages_that_the_readme_names_exist():
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
         assert (ROOT / target).is_file(), target
+
+
+def is_in(path, name):
+    """Tell whether a file has a test of this name, or, under this name, one of a table of programs or of C++ cases."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".py" and name.startswith("test_"):
+        return name in {node.name for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)}
+    return f'"{name}"' in text
+
+
+def test_every_test_that_the_page_of_promises_names_exists():
+    page = (ROOT / "docs/promises.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([\w/]+\.(?:py|cpp))::([^`]+)`", page))
+    assert len(named) > 80
+    assert not sorted(f"{file}::{name}" for file, name in named if not is_in(ROOT / "tests" / file, name))
+    for path in re.findall(r"(?:tests|ci)/[\w./*-]+", page):
+        assert list(ROOT.glob(path.rstrip("."))) or path == "tests/FILE", path
+
+
+def test_a_test_that_is_not_there_is_noticed():
+    assert not is_in(Path(__file__), "test_of_what_nobody_wrote")
+    assert not is_in(ROOT / "tests/cpp/test_step.cpp", "a step writes poems")
