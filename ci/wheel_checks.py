@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 SIZE_LIMIT = 2_000_000
 """Bytes. A wheel has about a quarter of them; one with debugging symbols, or with a second library, has more."""
 
+PYTHON = {".py", ".pyi", ".typed"}
 LICENCES = ("LICENSE", "licenses/libgomp.txt")
 NOT_IN_SDIST = re.compile(r"(\.git/|\.github/|\.ci/|build/|dist/|\.venv/)|.*(\.so|\.pyd|\.pyc|\.o|\.whl)$")
 
@@ -30,7 +31,7 @@ def problems_of_wheel(path: Path) -> list[str]:
         information = f"{name}-{version}.dist-info/"
         metadata = email.message_from_bytes(wheel.read(information + "METADATA"))
         unpacked = sum(file.file_size for file in wheel.infolist())
-    wanted = {f"rmsprop/{file.name}" for file in (ROOT / "python" / "rmsprop").iterdir() if file.is_file()}
+    wanted = {f"rmsprop/{file.name}" for file in (ROOT / "python" / "rmsprop").iterdir() if file.suffix in PYTHON}
     if "linux" in platform:
         wanted.add("rmsprop/libgomp.so.1")
     wanted |= {f"{information}licenses/{licence}" for licence in LICENCES}
@@ -65,7 +66,7 @@ def problems_of_sdist(path: Path) -> list[str]:
         file.relative_to(ROOT).as_posix()
         for folder in ("python", "cpp", "cmake", "tests")
         for file in (ROOT / folder).rglob("*")
-        if file.suffix in {".py", ".pyi", ".cpp", ".hpp", ".cmake", ".in", ".txt", ".typed"}
+        if file.suffix in PYTHON | {".cpp", ".hpp", ".cmake", ".in", ".txt"}
     }
     problems = [f"{file} is missing" for file in sorted(wanted - files)]
     problems += [f"{file} does not belong in it" for file in sorted(files) if NOT_IN_SDIST.match(file)]

@@ -43,7 +43,8 @@ pytestmark = pytest.mark.skipif(
 
 def right_files(name):
     """Return the files of a wheel in which nothing is wrong."""
-    files = {f"rmsprop/{path.name}": b"" for path in (ROOT / "python" / "rmsprop").iterdir() if path.is_file()}
+    sources = (path for path in (ROOT / "python" / "rmsprop").iterdir() if path.suffix in {".py", ".pyi"})
+    files = {f"rmsprop/{name}": b"" for name in ("py.typed", *(path.name for path in sources))}
     files[f"rmsprop/{MODULES[name]}"] = b""
     if name == LINUX:
         files["rmsprop/libgomp.so.1"] = b""
