@@ -72,7 +72,7 @@ bool can_start_threads(int count) noexcept {
 // A function of its own, and never a part of its caller: Clang calls the runtime at the beginning of the function that
 // has the region, and LLVM's runtime calculates when it is called for the first time. By then the caller has the
 // default environment, or a host would find its exception flags raised, or trap.
-#if defined(__GNUC__)
+#if defined(__GNUC__) || defined(__clang__)
 [[gnu::noinline]]
 #endif
 void run_in_parallel(int shares, void (*body)(const void* context, int share), const void* context) noexcept {
