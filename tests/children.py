@@ -1,10 +1,32 @@
-"""Children made by `os.fork`, for the tests of processes."""
+"""Processes that tests start: forked children, and Pythons of their own."""
 
 import os
 import pickle
 import signal
+import subprocess
+import sys
+import textwrap
 import traceback
 import warnings
+
+
+def run_python(code, *arguments, timeout=60, before=(), **environment):
+    """Run code in a Python of its own, with a command before it if wanted, and return how it ended."""
+    return subprocess.run(
+        [*before, sys.executable, "-c", textwrap.dedent(code), *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def output_of(code, *arguments, **options):
+    """Run code in a Python of its own, and return what it prints; an error there is one here."""
+    result = run_python(code, *arguments, **options)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
 
 
 def result_in_child(call, seconds=60):

@@ -1,36 +1,16 @@
 """What a step runs on, and what importing the package does to a process."""
 
-import os
 import platform
 import shutil
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import rmsprop
+from children import output_of, run_python
 
 REFERENCE = Path(rmsprop.reference.__file__)
-
-
-def run_python(code, timeout=60, emulator=(), **environment):
-    return subprocess.run(
-        [*emulator, sys.executable, "-c", textwrap.dedent(code)],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
-
-
-def output_of(code, **environment):
-    result = run_python(code, **environment)
-    assert result.returncode == 0, result.stderr
-    return result.stdout.strip()
 
 
 @pytest.mark.parametrize("name", rmsprop.instruction_sets().available)
@@ -74,12 +54,12 @@ def test_a_cpu_without_avx_takes_the_baseline_and_gets_the_same_bits(cpu_without
         reference.rmsprop_(expected, grad, square_avg, lr=0.1, weight_decay=0.1)
         assert param.tobytes() == expected.tobytes()
     """
-    result = run_python(code, emulator=cpu_without_avx, timeout=300)
+    result = run_python(code, before=cpu_without_avx, timeout=300)
     assert result.returncode == 0, result.stderr
 
 
 def test_a_cpu_without_avx_refuses_what_it_lacks(cpu_without_avx):
-    result = run_python("import rmsprop", emulator=cpu_without_avx, timeout=300, RMSPROP_ISA="x86-64-v3")
+    result = run_python("import rmsprop", before=cpu_without_avx, timeout=300, RMSPROP_ISA="x86-64-v3")
     assert result.returncode == 1
     assert "ImportError: RMSPROP_ISA: instruction set 'x86-64-v3' is not supported by this CPU" in result.stderr
 
@@ -119,57 +99,6 @@ def test_wrong_number_of_threads_is_an_error(value, error, message):
         rmsprop.set_num_threads(value)
     assert str(raised.value) == message
     assert rmsprop.get_num_threads() == before
-
-
-@pytest.mark.parametrize("wanted", ["1", "2", "1000000", "0", "-1", "garbage", ""])
-def test_any_omp_num_threads_gives_a_number_of_threads_that_works(wanted):
-    code = """
-        import numpy as np, rmsprop
-        param = np.ones(100_000)
-        rmsprop.RMSprop(param, lr=0.1).step(np.ones(100_000))
-        assert (param == param[0]).all() and param[0] != 1
-        print(rmsprop.get_num_threads(), rmsprop._core.available_cpus())
-    """
-    threads, cpus = map(int, output_of(code, OMP_NUM_THREADS=wanted).split())
-    assert 1 <= threads <= cpus
-    if wanted == "1":
-        assert threads == 1
-
-
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this operating system has no affinity masks")
-def test_no_more_threads_than_the_affinity_mask_allows():
-    code = """
-        import os
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-        import rmsprop
-        print(rmsprop.get_num_threads())
-    """
-    assert output_of(code) == "1"
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this operating system has no fork")
-def test_a_forked_child_steps_on_its_own_thread_and_gets_the_same_bits():
-    code = """
-        import os, numpy as np, rmsprop
-        rmsprop.set_num_threads(2)
-        grad = np.random.default_rng(0).standard_normal(200_000)
-        param = np.ones(200_000)
-        optimizer = rmsprop.RMSprop(param, lr=0.1)
-        optimizer.step(grad)
-        read, write = os.pipe()
-        child = os.fork()
-        if child == 0:
-            optimizer.step(grad)
-            assert rmsprop.get_num_threads() == 1
-            os.write(write, param[::1000].tobytes())
-            os._exit(0)
-        assert os.waitpid(child, 0)[1] == 0
-        optimizer.step(grad)
-        assert os.read(read, 1 << 16) == param[::1000].tobytes()
-        assert rmsprop.get_num_threads() == 2
-        print("same")
-    """
-    assert output_of(code) == "same"
 
 
 def test_show_config_names_everything_a_bug_report_needs(capsys):

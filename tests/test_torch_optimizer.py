@@ -111,6 +111,17 @@ def test_zero_grad_frees_or_zeroes(ours):
 
 
 @OURS
+def test_a_skipped_step_makes_no_state(ours):
+    param = torch.ones(3, requires_grad=True)
+    optimizer = ours([param], nonfinite="skip")
+    before = dict(optimizer.state.get(param, {}))
+    param.grad = torch.full((3,), float("nan"))
+    optimizer.step()
+    assert optimizer.skipped_steps == 1
+    assert dict(optimizer.state.get(param, {})) == before
+
+
+@OURS
 def test_step_hooks_of_the_optimizer_and_global_ones_run_in_order(ours):
     optimizer = ours(new_params())
     seen = []

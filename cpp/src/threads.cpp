@@ -24,19 +24,25 @@
 namespace rmsprop {
 namespace {
 
-int default_num_threads() noexcept {
-  const FloatingPointScope scope;
+// What was set, or 0.
+std::atomic<int> chosen_num_threads{0};
+
+// Asked anew each time: whoever limits the threads of OpenMP later, as threadpoolctl and PyTorch do, limits these too.
+int openmp_num_threads() noexcept {
 #if defined(_OPENMP)
-  const int wanted = omp_get_max_threads();  // OMP_NUM_THREADS, or a CPU each
+  return omp_get_max_threads();  // OMP_NUM_THREADS, or a CPU each, or what the calling thread has set since
 #else
-  const int wanted = 1;
+  return 1;
 #endif
-  return std::clamp(std::min(wanted, available_cpus()), 1, max_num_threads);
 }
 
-std::atomic<int>& num_threads() noexcept {
-  static std::atomic<int> n{default_num_threads()};
-  return n;
+int default_num_threads() noexcept {
+  static const int cpus = [] {
+    const FloatingPointScope scope;
+    openmp_num_threads();  // LLVM's runtime calculates when it is called for the first time
+    return std::min(available_cpus(), max_num_threads);
+  }();
+  return std::clamp(openmp_num_threads(), 1, cpus);
 }
 
 // After a fork the child has only the thread that called it. The OpenMP runtime does not know, and would wait for its
@@ -88,14 +94,18 @@ void run_in_parallel(int shares, void (*body)(const void* context, int share), c
 
 }  // namespace
 
-int get_num_threads() noexcept { return is_forked_child ? 1 : num_threads().load(std::memory_order_relaxed); }
+int get_num_threads() noexcept {
+  if (is_forked_child) return 1;
+  const int chosen = chosen_num_threads.load(std::memory_order_relaxed);
+  return chosen != 0 ? chosen : default_num_threads();
+}
 
 void set_num_threads(int n) {
   if (n < 1 || n > max_num_threads) {
     throw std::invalid_argument("num_threads: got " + std::to_string(n) + ", wanted a number from 1 to " +
                                 std::to_string(max_num_threads));
   }
-  num_threads() = n;
+  chosen_num_threads = n;
 }
 
 int openmp_version() noexcept {

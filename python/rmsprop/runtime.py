@@ -43,9 +43,10 @@ def set_num_threads(num_threads: int) -> None:
 def get_num_threads() -> int:
     """Return how many threads a step uses at most.
 
-    At first this is the OpenMP default (a thread for each CPU, or `OMP_NUM_THREADS`), but never more than the affinity
-    mask and the cgroup quota of the process allow. In a child made by `os.fork` it is 1, because the threads of an
-    OpenMP pool do not survive a fork.
+    This is what `set_num_threads` was given. Until then it is what OpenMP would use in the calling thread (a thread for
+    each CPU, `OMP_NUM_THREADS`, or what `threadpoolctl` or `torch.set_num_threads` said since), but never more than the
+    affinity mask and the cgroup quota of the process allow. In a child made by `os.fork` it is 1, because the threads
+    of an OpenMP pool do not survive a fork.
     """
     return _core.get_num_threads()
 

@@ -10,9 +10,10 @@ namespace rmsprop {
 
 /// How many threads a step uses when it is not told.
 ///
-/// At first the OpenMP default, but never more than the CPUs this process may use (affinity mask, cgroup quota). In a
-/// child made by fork() every step runs on its own thread, whatever is set: the threads of an OpenMP pool do not
-/// survive a fork.
+/// What set_num_threads() was given. Until then what OpenMP would use in the calling thread (OMP_NUM_THREADS, or what
+/// omp_set_num_threads() said since), but never more than the CPUs this process may use (affinity mask, cgroup quota,
+/// as they were when this was first asked). In a child made by fork() every step runs on its own thread, whatever is
+/// set: the threads of an OpenMP pool do not survive a fork.
 int get_num_threads() noexcept;
 
 /// The most threads that can be asked for.
