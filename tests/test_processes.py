@@ -17,6 +17,7 @@ FORKS = pytest.mark.skipif(not hasattr(os, "fork"), reason="this operating syste
 RUN = """
 import concurrent.futures, multiprocessing, os, sys, threading, warnings
 import numpy as np
+import numpy.random  # now: a child that is forked while another thread imports a module could never import it
 import rmsprop
 from rmsprop import reference
 
