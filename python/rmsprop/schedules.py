@@ -43,6 +43,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, fields
 from typing import Any
 
+import numpy as np
+
 from rmsprop.reference import power
 
 __all__ = ["constant", "cosine", "exponential", "linear_warmup", "one_cycle", "sequential", "step_decay"]
@@ -85,10 +87,11 @@ def float_from(name: str, value: Any) -> float:
 def count(name: str, value: Any, least: int = 1) -> int:
     """Check and return a number of steps."""
     try:
-        number = operator.index(value)
+        # NumPy before 2.3 takes its truth values for indices, and warns.
+        number = None if isinstance(value, (bool, np.bool_)) else operator.index(value)
     except TypeError:
         number = None
-    if number is None or isinstance(value, bool):
+    if number is None:
         raise TypeError(f"{name}: got {type(value).__name__}, wanted an int")
     if number < least:
         raise ValueError(f"{name}: got {value!r}, wanted an int >= {least}")
