@@ -1,12 +1,14 @@
 """Do OpenMP runtimes in one process slow each other down? PyTorch's backward pass and our step, in turns and apart.
 
-    python bench/openmp_runtimes.py [--seconds N] [--json FILE]
+    python bench/openmp_runtimes.py [--seconds N] [--passes N] [--json FILE]
 
 In each setting, a process of its own takes turns, in rounds, at three things: some backward passes, some steps, and as
-many of both in alternation. A ratio compares the same work within one round: alternating with the other by apart. 1
-means that they do not disturb each other. The settings: one OpenMP runtime that both share, which is how it is where
-PyTorch brings a libgomp.so.1; or two, for which our extension gets a copy of the system's under another name; each with
-what environment variables say on how threads wait for work. On Linux with GCC's runtime, with PyTorch.
+many of both in alternation. A ratio compares the same work within one round: alternating with the other by apart. What
+alternates finds the caches full of the other's numbers, whatever the runtimes do; how much that is, the control shows,
+in which the backward pass runs on one thread and so without any runtime. The settings: one OpenMP runtime that both
+share, which is how it is where PyTorch brings a libgomp.so.1; or two, for which our extension gets a copy of the
+system's under another name; each with what environment variables say on how threads wait for work. On Linux with GCC's
+runtime, with PyTorch.
 """
 
 import argparse
@@ -28,6 +30,7 @@ ENVIRONMENTS = {
     "OMP_WAIT_POLICY=active": {"OMP_WAIT_POLICY": "active"},
     "OMP_WAIT_POLICY=passive": {"OMP_WAIT_POLICY": "passive"},
     "GOMP_SPINCOUNT=10000": {"GOMP_SPINCOUNT": "10000"},
+    "control": {"RMSPROP_BENCH_THREADS": "1"},
 }
 BATCH, WIDTH = 256, 512
 TURNS = 8  # of each in one round
@@ -57,6 +60,8 @@ def work():
 
     import rmsprop
 
+    threads = rmsprop.get_num_threads()
+    torch.set_num_threads(int(os.environ.get("RMSPROP_BENCH_THREADS", threads)))
     torch.manual_seed(0)
     layers = [torch.nn.Linear(WIDTH, WIDTH) for _ in range(4)]
     model = torch.nn.Sequential(*(part for layer in layers for part in (layer, torch.nn.ReLU())))
@@ -64,7 +69,7 @@ def work():
     loss = model(inputs).square().mean()
     loss.backward(retain_graph=True)
     params = [param.detach().numpy() for param in model.parameters()]
-    optimizer = rmsprop.RMSprop(params, lr=0.0, momentum=0.9)
+    optimizer = rmsprop.RMSprop(params, lr=0.0, momentum=0.9, num_threads=threads)
     grads = [param.grad.numpy() for param in model.parameters()]
     return lambda: loss.backward(retain_graph=True), lambda: optimizer.step(grads)
 
@@ -145,30 +150,49 @@ def ratios(rounds, name):
     return statistics.quantiles([alternating / apart for alternating, apart in pairs], n=4)
 
 
+def by_one_runtime(result, results, name):
+    """Return the median of how much slower something is with two runtimes than with one, over the passes; its range."""
+    (one,) = (r for r in results if r["environment"] == result["environment"] and len(r["runtimes"]) == 1)
+    if result is one:
+        return "-"
+    pairs = zip(result["passes"], one["passes"], strict=True)
+    found = [with_two[name] / with_one[name] for with_two, with_one in pairs]
+    return f"{statistics.median(found):.2f} ({min(found):.2f} to {max(found):.2f})"
+
+
 def report(results):
     """Print a table."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="Alternating with the other, by apart: median of the rounds (quartiles)")
-    for heading in ("runtimes", "environment", "backward", "its ratio", "step", "its ratio", "rounds"):
+    table = Table(
+        caption="alternating: with the other, by apart: median of the rounds (quartiles)\n"
+        "by one runtime: time of what alternates with two runtimes, by that with one: median of the passes (range)"
+    )
+    for heading in (
+        "runtimes",
+        "environment",
+        *("backward", "alternating", "by one runtime"),
+        *("step", "alternating"),
+    ):
         table.add_column(heading)
+    table.add_column("by one runtime")
     for result in results:
         row = [str(len(result["runtimes"])), result["environment"]]
         for name in ("backward", "step"):
             lower, median, upper = ratios(result["rounds"], name)
             row.append(f"{statistics.median(result['rounds'][name]) * 1e3:.2f} ms")
             row.append(f"{median:.2f} ({lower:.2f} to {upper:.2f})")
-        table.add_row(*row, str(len(result["rounds"]["step"])))
+            row.append(by_one_runtime(result, results, f"{name} alternating"))
+        table.add_row(*row)
     Console().print(table)
 
 
 def main():
     """Measure all settings, in turns, and print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--seconds", type=float, default=20, help="for each setting, in two parts (default: %(default)s)"
-    )
+    parser.add_argument("--seconds", type=float, default=4, help="for each setting in each pass (default: %(default)s)")
+    parser.add_argument("--passes", type=int, default=5, help="how often each has its turn (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="file for all that was measured")
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--extension", help=argparse.SUPPRESS)
@@ -181,16 +205,17 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         own = with_a_runtime_of_its_own(Path(folder))
         settings = [(own_or_none, name) for name in ENVIRONMENTS for own_or_none in (None, own)]
+        settings.remove((own, "control"))
         results = {}
-        # Each setting twice, so that an hour of the day that is slower falls on all of them.
-        for setting in track(settings * 2, "measuring"):
-            extension, name = setting
-            result = result_of(arguments.seconds / 2, extension, ENVIRONMENTS[name])
-            known = results.setdefault(setting, {**result, "environment": name})
-            if known["rounds"] is not result["rounds"]:
-                for what, rounds in result["rounds"].items():
-                    known["rounds"][what] += rounds
-    report(results.values())
+        # In several passes, so that a minute in which the machine is slower falls on all settings.
+        for extension, name in track(settings * arguments.passes, "measuring"):
+            measured = result_of(arguments.seconds, extension, ENVIRONMENTS[name])
+            empty = {"environment": name, "runtimes": measured["runtimes"], "rounds": {}, "passes": []}
+            result = results.setdefault((extension, name), empty)
+            result["passes"].append({what: statistics.median(times) for what, times in measured["rounds"].items()})
+            for what, times in measured["rounds"].items():
+                result["rounds"].setdefault(what, []).extend(times)
+    report(list(results.values()))
     if arguments.json:
         arguments.json.write_text(json.dumps(list(results.values()), indent=1))
 
