@@ -460,3 +460,8 @@ def test_parameters_and_state_have_the_bits_of_the_numpy_api(dtype, options):
     for name, value in numpy_optimizer.state[0].items():
         if name != "step":
             assert_same_bits(torch_optimizer.state[tensor][name].numpy(), value)
+
+
+def test_the_optimizers_for_arrays_refuse_tensors_and_say_which_take_them():
+    with pytest.raises(TypeError, match=r"params\['w'\]: got Tensor, wanted a numpy.ndarray; .* in rmsprop\.torch"):
+        rmsprop.RMSprop({"w": torch.ones(3)})

@@ -118,6 +118,12 @@ class Optimizer(StepOptions):
         all_keys = [*self._keys, *keys]
         columns = self._columns.extended(len(params), None if self._is_single else all_keys)
         self._check(groups, columns)
+        for key, param in zip(keys, params, strict=True):
+            if not isinstance(param, np.ndarray):  # a function would take it: an array of another library
+                raise TypeError(
+                    f"params[{key!r}]: got {type(param).__name__}, wanted a numpy.ndarray; "
+                    "the optimizers for PyTorch's tensors are in rmsprop.torch"
+                )
         self._allocate_missing_state(groups, columns)
         self.param_groups, self._columns, self._keys = groups, columns, all_keys
 
@@ -498,10 +504,6 @@ def _params_and_keys(params: Any, first_index: int) -> tuple[list[Any], list[Any
         keys = list(range(first_index, first_index + len(arrays)))
     if not arrays:
         raise ValueError("params: got a group without arrays, wanted at least one in each group")
-    for key, array in zip(keys, arrays, strict=True):
-        if not isinstance(array, np.ndarray):
-            found = type(array).__name__
-            raise TypeError(f"params[{key!r}]: got {found}, wanted a numpy.ndarray, which can be used without a copy")
     return arrays, keys
 
 
