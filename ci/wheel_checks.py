@@ -20,6 +20,8 @@ SIZE_LIMIT = 2_000_000
 
 PYTHON = {".py", ".pyi", ".typed"}
 LICENCES = ("LICENSE", "licenses/libgomp.txt")
+LIBGOMP = ("rmsprop/libgomp.so.1", "rmsprop/libgomp-licence.txt")
+ITS_LICENCES = ("GNU GENERAL PUBLIC LICENSE", "GCC RUNTIME LIBRARY EXCEPTION")
 NOT_IN_SDIST = re.compile(r"(\.git/|\.github/|\.ci/|build/|dist/|\.venv/)|.*(\.so|\.pyd|\.pyc|\.o|\.whl)$")
 
 
@@ -31,9 +33,10 @@ def problems_of_wheel(path: Path) -> list[str]:
         information = f"{name}-{version}.dist-info/"
         metadata = email.message_from_bytes(wheel.read(information + "METADATA"))
         unpacked = sum(file.file_size for file in wheel.infolist())
+        licence = wheel.read(LIBGOMP[1]).decode() if LIBGOMP[1] in files else ""
     wanted = {f"rmsprop/{file.name}" for file in (ROOT / "python" / "rmsprop").iterdir() if file.suffix in PYTHON}
     if "linux" in platform:
-        wanted.add("rmsprop/libgomp.so.1")
+        wanted |= set(LIBGOMP)
     wanted |= {f"{information}licenses/{licence}" for licence in LICENCES}
     wanted |= {information + file for file in ("METADATA", "RECORD", "WHEEL", "entry_points.txt")}
     modules = {file for file in files if re.fullmatch(r"rmsprop/_core\.[\w.-]+\.(so|pyd)", file)}
@@ -44,6 +47,8 @@ def problems_of_wheel(path: Path) -> list[str]:
 
     problems = [f"{file} is missing" for file in sorted(wanted - files)]
     problems += [f"{file} does not belong in it" for file in sorted(files - allowed)]
+    if licence:
+        problems += [f"{LIBGOMP[1]} has no {text}" for text in ITS_LICENCES if text not in licence]
     if len(modules) != 1:
         problems.append(f"has {len(modules)} extension modules, wanted 1")
     if path.stat().st_size > SIZE_LIMIT:

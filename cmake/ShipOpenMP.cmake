@@ -4,9 +4,11 @@
 # runtime, not two that compete for the CPUs. PyTorch brings its copy under the name it has everywhere, libgomp.so.1, and
 # a loader takes no second library of a name that it has loaded. So ours keeps that name too: whichever comes first
 # serves both. `auditwheel repair` would give it a name of its own, and is told not to (--exclude libgomp.so.1).
-# The licence of the copy is licenses/libgomp.txt.
+# The texts of its licence must go with it (licenses/libgomp.txt says why), and are those that the system has.
 
 option(RMSPROP_SHIP_OPENMP "Install a copy of libgomp.so.1 beside the Python extension module" OFF)
+set(RMSPROP_LIBGOMP_LICENCE "" CACHE STRING
+    "Files with the GNU General Public License 3 and the GCC Runtime Library Exception (empty: those of the system)")
 
 function(rmsprop_ship_openmp target)
   if(NOT RMSPROP_SHIP_OPENMP)
@@ -23,7 +25,38 @@ function(rmsprop_ship_openmp target)
     message(FATAL_ERROR "RMSPROP_SHIP_OPENMP: ${CMAKE_CXX_COMPILER} finds no libgomp.so.1")
   endif()
   install(FILES ${runtime} DESTINATION rmsprop RENAME libgomp.so.1 COMPONENT python)
+  _gather_licence(${PROJECT_BINARY_DIR}/libgomp-licence.txt)
+  install(FILES ${PROJECT_BINARY_DIR}/libgomp-licence.txt DESTINATION rmsprop COMPONENT python)
   # As a RUNPATH, which LD_LIBRARY_PATH goes before: who wants another runtime can have it.
   set_target_properties(${target} PROPERTIES INSTALL_RPATH "$ORIGIN")
   target_link_options(${target} PRIVATE LINKER:--enable-new-dtags)
+endfunction()
+
+# Writes both texts into one file.
+function(_gather_licence file)
+  set(sources ${RMSPROP_LIBGOMP_LICENCE})
+  if(NOT sources)
+    set(fedora /usr/share/licenses/libgcc/COPYING3 /usr/share/licenses/libgcc/COPYING.RUNTIME)
+    set(debian /usr/share/common-licenses/GPL-3 /usr/share/doc/libgomp1/copyright)
+    foreach(system fedora debian)
+      list(GET ${system} 0 licence)
+      list(GET ${system} 1 exception)
+      if(NOT sources AND EXISTS ${licence} AND EXISTS ${exception})
+        set(sources ${${system}})
+      endif()
+    endforeach()
+  endif()
+  set(texts "")
+  foreach(source ${sources})
+    file(READ ${source} text)
+    string(APPEND texts "${text}\n")
+  endforeach()
+  foreach(title "GNU GENERAL PUBLIC LICENSE" "GCC RUNTIME LIBRARY EXCEPTION")
+    string(FIND "${texts}" "${title}" place)
+    if(place EQUAL -1)
+      message(FATAL_ERROR "RMSPROP_SHIP_OPENMP: found no '${title}' in '${sources}'; "
+                          "name files that have it in RMSPROP_LIBGOMP_LICENCE")
+    endif()
+  endforeach()
+  file(WRITE ${file} "${texts}")
 endfunction()

@@ -48,6 +48,7 @@ def right_files(name):
     files[f"rmsprop/{MODULES[name]}"] = b""
     if name == LINUX:
         files["rmsprop/libgomp.so.1"] = b""
+        files["rmsprop/libgomp-licence.txt"] = "\n".join(wheel_checks.ITS_LICENCES).encode()
     for file in ("RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE", "licenses/licenses/libgomp.txt"):
         files[f"{INFORMATION}/{file}"] = b""
     files[f"{INFORMATION}/METADATA"] = METADATA.encode()
@@ -80,6 +81,11 @@ WRONG = {
         f"{INFORMATION}/licenses/LICENSE is missing",
     ),
     "no runtime": ({"rmsprop/libgomp.so.1": None}, "rmsprop/libgomp.so.1 is missing"),
+    "no licence of the runtime": ({"rmsprop/libgomp-licence.txt": None}, "rmsprop/libgomp-licence.txt is missing"),
+    "half a licence of the runtime": (
+        {"rmsprop/libgomp-licence.txt": b"GNU GENERAL PUBLIC LICENSE"},
+        "rmsprop/libgomp-licence.txt has no GCC RUNTIME LIBRARY EXCEPTION",
+    ),
     "no types": ({"rmsprop/py.typed": None}, "rmsprop/py.typed is missing"),
     "debugging symbols": (
         {f"rmsprop/{MODULES[LINUX]}": bytes(2_000_000)},
@@ -162,7 +168,7 @@ def test_the_command_fails_for_a_wrong_file_and_says_which(tmp_path):
     assert subprocess.run([*command, right], capture_output=True, timeout=60, check=False).returncode == 0
     result = subprocess.run([*command, right, wrong], capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 1
-    assert result.stdout == f"{LINUX}: rmsprop/libgomp.so.1 is missing\n"
+    assert result.stdout.splitlines() == [f"{LINUX}: {file} is missing" for file in sorted(wheel_checks.LIBGOMP)]
 
 
 # ---- Settings --------------------------------------------------------------------------------------------------------

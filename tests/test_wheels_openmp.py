@@ -73,7 +73,7 @@ def test_the_copy_has_the_name_that_all_know_and_is_the_one_that_is_loaded(confi
     result, build = configured("-DWITH_OPENMP=ON", "-DRMSPROP_SHIP_OPENMP=ON")
     assert result.returncode == 0, result.stdout
     package = install(build)
-    assert {path.name for path in package.iterdir()} == {"lib_core.so", "libgomp.so.1"}
+    assert {path.name for path in package.iterdir()} == {"lib_core.so", "libgomp.so.1", "libgomp-licence.txt"}
     assert not (package / "libgomp.so.1").is_symlink()
     assert resolved(package / "lib_core.so").resolve() == package / "libgomp.so.1"
 
@@ -89,6 +89,13 @@ def test_a_build_without_gccs_runtime_is_refused(configured):
     result, _ = configured("-DWITH_OPENMP=OFF", "-DRMSPROP_SHIP_OPENMP=ON")
     assert result.returncode != 0
     assert "RMSPROP_SHIP_OPENMP: the OpenMP runtime of this compiler is ''" in " ".join(result.stdout.split())
+
+
+def test_a_copy_without_the_texts_of_its_licence_is_refused(configured):
+    ours = ROOT / "LICENSE"
+    result, _ = configured("-DWITH_OPENMP=ON", "-DRMSPROP_SHIP_OPENMP=ON", f"-DRMSPROP_LIBGOMP_LICENCE={ours}")
+    assert result.returncode != 0
+    assert f"found no 'GNU GENERAL PUBLIC LICENSE' in '{ours}'" in " ".join(result.stdout.split())
 
 
 def test_the_levels_of_x86_64_follow_the_compiler_and_not_the_processor_that_cmake_was_told(tmp_path):

@@ -505,7 +505,9 @@ def _full_like(param: Tensor, value: float) -> Tensor:
     """Return state of a parameter's shape, laid out in memory like it, without its class."""
     fill = complex(value, value) if param.is_complex() else value  # real and imaginary parts are separate elements
     plain = param.detach().as_subclass(Tensor)
-    return torch.full_like(plain, fill, dtype=_state_dtype(param), memory_format=torch.preserve_format)
+    state = torch.empty_like(plain, dtype=_state_dtype(param), memory_format=torch.preserve_format)
+    state.numpy().fill(fill)  # PyTorch would use its threads, and wait for ever for them in a forked child
+    return state
 
 
 def _keep_dtypes(_: Any, state_dict: dict[str, Any]) -> dict[str, Any]:
