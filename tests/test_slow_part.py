@@ -82,13 +82,6 @@ def test_a_part_that_fails_fails_the_whole_and_the_others_still_run(folder):
     assert "sanitizers" not in result.stdout
 
 
-def test_a_part_that_is_not_there_is_skipped_and_named(folder):
-    (folder / "state-machines").unlink()
-    result = run(folder, "state-machines")
-    assert result.returncode == 0
-    assert "there is no state-machines here" in result.stdout
-
-
 @pytest.mark.parametrize("arguments", [["all"], ["--seconds", "0"], ["--kills", "many"]], ids=" ".join)
 def test_what_is_not_understood_is_an_error_before_anything_runs(folder, arguments):
     result = run(folder, *arguments)

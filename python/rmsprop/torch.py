@@ -23,6 +23,7 @@ What differs from PyTorch:
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, overload
 
@@ -31,6 +32,7 @@ try:
 except ImportError as error:
     raise ImportError("rmsprop.torch needs PyTorch 2.4 or later: https://pytorch.org/get-started/locally") from error
 
+import numpy as np
 from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
 
@@ -43,6 +45,7 @@ ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tens
 Entries = dict[Tensor, dict[str, Tensor]]
 
 _PACKED = (torch.bfloat16, torch.float16)
+_DOUBLE = (torch.float64, torch.complex128)
 
 
 class _AsIs:
@@ -503,10 +506,12 @@ def _state_dtype(param: Tensor) -> torch.dtype:
 
 def _full_like(param: Tensor, value: float) -> Tensor:
     """Return state of a parameter's shape, laid out in memory like it, without its class."""
-    fill = complex(value, value) if param.is_complex() else value  # real and imaginary parts are separate elements
     plain = param.detach().as_subclass(Tensor)
     state = torch.empty_like(plain, dtype=_state_dtype(param), memory_format=torch.preserve_format)
-    state.numpy().fill(fill)  # PyTorch would use its threads, and wait for ever for them in a forked child
+    # Not by PyTorch: it would use its threads, and wait for ever for them in a forked child. Nor by `state.numpy()`, of
+    # which it takes note, and refuses to resize the memory later. Real and imaginary parts are separate elements.
+    memory = (ctypes.c_byte * state.nbytes).from_address(state.data_ptr())
+    np.frombuffer(memory, np.float64 if state.dtype in _DOUBLE else np.float32).fill(value)
     return state
 
 
