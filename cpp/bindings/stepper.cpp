@@ -546,11 +546,11 @@ void Stepper::hold_all(References& references) const {
 bool Stepper::attempt(const Source& source) {
   Arguments arguments = read(source);
   collect(arguments);
-  std::optional<References> alive;
-  if (is_worth_releasing_the_gil() || !unusual_.empty() || !is_proven_disjoint()) hold_all(alive.emplace(held_));
+  References alive(held_);
+  if (is_worth_releasing_the_gil() || !unusual_.empty() || !is_proven_disjoint()) hold_all(alive);
   const bool lazy_asked = find_lazy(arguments);
-  if (lazy_asked) arguments = collect_again(source, *alive);
-  if (check_overlap(arguments)) arguments = collect_again(source, *alive);
+  if (lazy_asked) arguments = collect_again(source, alive);
+  if (check_overlap(arguments)) arguments = collect_again(source, alive);
   if (needs_gradients_first() && !prepare_gradients(arguments)) {
     ++skipped_steps_;
     return false;
@@ -598,8 +598,8 @@ void Stepper::step_tensors(const py::object& groups_object, const py::dict& stat
   read_groups(groups, Py_None, number_from(grad_scale.ptr(), "grad_scale"));
   find_params(groups);
   const LetGo let_go(gathered_);
-  const auto attempt_with = [&](const py::dict& state) {
-    gathered_.gather(groups, state, state_needed());
+  const auto attempt_with = [&](const py::dict& entries) {
+    gathered_.gather(groups, entries, state_needed());
     return with_errors_of_torch([&] {
       for (;;) {
         try {

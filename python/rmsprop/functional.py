@@ -55,9 +55,9 @@ def rmsprop_(
 
     Args:
         param: array of float32, float64, complex64 or complex128, or a list of such arrays; updated in place. NumPy's,
-            or any other that DLPack can share, such as PyTorch's tensors from 2.10 on, then also of bfloat16 and
-            float16, whose state is float32.
-        grad: like `param`; never written. In a list, None leaves that parameter and its state as they are.
+            or tensors of PyTorch 2.10 and later, then also of bfloat16 and float16, whose state is float32.
+        grad: like `param`, or of any library that shares memory through DLPack; never written. In a list, None leaves
+            that parameter and its state as they are.
         square_avg: like `param`; the average of squared gradients, updated in place. Zeros at first.
         lr: learning rate, finite and >= 0.
         alpha: smoothing constant, from 0 to 1.
@@ -142,9 +142,9 @@ def adagrad_(
 
     Args:
         param: array of float32, float64, complex64 or complex128, or a list of such arrays; updated in place. NumPy's,
-            or any other that DLPack can share, such as PyTorch's tensors from 2.10 on, then also of bfloat16 and
-            float16, whose state is float32.
-        grad: like `param`; never written. In a list, None leaves that parameter and its state as they are.
+            or tensors of PyTorch 2.10 and later, then also of bfloat16 and float16, whose state is float32.
+        grad: like `param`, or of any library that shares memory through DLPack; never written. In a list, None leaves
+            that parameter and its state as they are.
         sum: like `param`; the sum of squared gradients, updated in place.
         lr: learning rate, finite and >= 0.
         lr_decay: how fast the learning rate falls with `step`, finite and >= 0.
