@@ -297,10 +297,6 @@ def step_by_tensors(data, memory, algorithm, chosen, arrays):
         def _entries_with_missing_state():
             return state
 
-        @staticmethod
-        def _use_entries(entries):
-            pass
-
     def step():
         stepper.step_tensors([group], state, 1.0, Owner, lambda params: None)
 

@@ -210,7 +210,6 @@ def step_of_tensors(param, grad, square_avg, step):
 
     class Owner:
         _entries_with_missing_state = staticmethod(lambda: state)
-        _use_entries = staticmethod(lambda entries: None)
 
     Stepper(Algorithm.rmsprop, Naming.torch).step_tensors([{**group, "params": [param]}], state, 1.0, Owner, len)
 

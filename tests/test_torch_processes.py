@@ -60,6 +60,32 @@ def run(code):
 
 
 @FORKS
+def test_children_forked_while_other_threads_step_tensors_do_not_hang():
+    code = """
+run(3)  # PyTorch imports modules for the first optimizer, and a child cannot import what a thread was importing
+stop, results = threading.Event(), []
+
+def keep_stepping(seed):
+    while not stop.is_set():
+        results.append(run(seed) == EXPECTED[seed])
+
+threads = [threading.Thread(target=keep_stepping, args=[seed]) for seed in (1, 2)]
+for thread in threads:
+    thread.start()
+for i in range(10):
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if run(0) == EXPECTED[0] else 1)
+    assert os.waitpid(child, 0)[1] == 0, i
+stop.set()
+for thread in threads:
+    thread.join()
+print(all(results), len(results) > 0)
+"""
+    assert run(code) == "True True"
+
+
+@FORKS
 def test_a_child_goes_on_with_the_optimizer_it_was_forked_with():
     code = """
 param, optimizer = make(0)
