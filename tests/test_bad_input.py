@@ -13,6 +13,7 @@ import pytest
 
 import rmsprop
 from bits import assert_same_bits
+from hyperparameter_names import FLAGS, LIMITS, NUMBERS
 from rmsprop import functional, reference
 
 OPTIMIZERS = ("RMSprop", "Adagrad")
@@ -758,24 +759,6 @@ def test_function_refuses_wrong_containers(prepare, kind, message, refused):
 
 # ---- Hyperparameters -------------------------------------------------------------------------------------------------
 
-# What may be None, and what is wanted of it otherwise.
-LIMITS = ("clip_value", "clip_norm")
-NUMBERS = {
-    "RMSprop": ("lr", "alpha", "eps", "momentum", "weight_decay", *LIMITS, "initial_accumulator_value"),
-    "Adagrad": ("lr", "lr_decay", "eps", "weight_decay", *LIMITS, "initial_accumulator_value"),
-}
-FLAGS = {
-    "RMSprop": (
-        "nesterov",
-        "centered",
-        "decoupled_weight_decay",
-        "maximize",
-        "eps_in_sqrt",
-        "lr_in_momentum",
-        "bias_correction",
-    ),
-    "Adagrad": ("decoupled_weight_decay", "maximize", "eps_in_sqrt"),
-}
 FUNCTION = {"RMSprop": "rmsprop_", "Adagrad": "adagrad_"}
 
 BAD_VALUES = (-0.001, math.nan, math.inf, -math.inf)

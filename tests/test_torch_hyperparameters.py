@@ -9,25 +9,9 @@ import pytest
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 import rmsprop.torch  # noqa: E402
+from hyperparameter_names import FLAGS, LIMITS, NUMBERS  # noqa: E402
 from torch_snapshots import OURS, Unchanged, named  # noqa: E402
 
-LIMITS = ("clip_value", "clip_norm")
-NUMBERS = {
-    rmsprop.torch.RMSprop: ("lr", "alpha", "eps", "momentum", "weight_decay", *LIMITS, "initial_accumulator_value"),
-    rmsprop.torch.Adagrad: ("lr", "lr_decay", "eps", "weight_decay", *LIMITS, "initial_accumulator_value"),
-}
-FLAGS = {
-    rmsprop.torch.RMSprop: (
-        "nesterov",
-        "centered",
-        "decoupled_weight_decay",
-        "maximize",
-        "eps_in_sqrt",
-        "lr_in_momentum",
-        "bias_correction",
-    ),
-    rmsprop.torch.Adagrad: ("decoupled_weight_decay", "maximize", "eps_in_sqrt"),
-}
 BAD_NUMBERS = (-0.001, math.nan, math.inf, -math.inf)
 NOT_NUMBERS = ("0.1", None, 1j, True, [0.1], decimal.Decimal(1), lambda step: 0.1)
 NOT_FLAGS = (1, 0.0, None, "yes")
@@ -35,7 +19,7 @@ NOT_FLAGS = (1, 0.0, None, "yes")
 
 def wrong_values(names, values, error):
     return [
-        pytest.param(ours, name, value, error, id=f"{ours.__name__}-{name}-{str(value)[:9]}")
+        pytest.param(getattr(rmsprop.torch, ours), name, value, error, id=f"{ours}-{name}-{str(value)[:9]}")
         for ours, names_of_it in names.items()
         for name in names_of_it
         for value in values
