@@ -13,12 +13,13 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import assume, settings
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, precondition, rule
+from hypothesis.stateful import initialize, precondition, rule
 
 import rmsprop
 from bits import assert_same_bits
 from children import result_in_child
 from model import Model, is_finite
+from optimizer_machine import AnyOptimizerMachine
 from rmsprop import _core, schedules
 from runs import Unchanged, without_params
 
@@ -328,31 +329,21 @@ BAD_CALLS = {
 # ---- The machine -----------------------------------------------------------------------------------------------------
 
 
-class OptimizerMachine(RuleBasedStateMachine):
+class OptimizerMachine(AnyOptimizerMachine):
     """Does anything with some optimizers, in any order, and compares each with its model afterwards."""
 
-    pairs = Bundle("pairs")
-    saves = Bundle("saves")
-    steps_tried = 0
+    pairs = AnyOptimizerMachine.pairs
+    saves = AnyOptimizerMachine.saves
 
     def __init__(self):
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
-        self.all_pairs = []
-        self.num_threads = rmsprop.get_num_threads()
         self.instruction_set = rmsprop.instruction_sets().chosen
 
     def teardown(self):
-        rmsprop.set_num_threads(self.num_threads)
         _core.use_instruction_set(self.instruction_set)
         self.folder.cleanup()
-        for pair in self.all_pairs:
-            pair.check()
-
-    def keep(self, pair):
-        self.all_pairs.append(pair)
-        pair.check()
-        return pair
+        super().teardown()
 
     # ---- Construction
 
@@ -492,10 +483,6 @@ class OptimizerMachine(RuleBasedStateMachine):
             assert pair.optimizer.lr == rate
         pair.check()
 
-    @rule(pair=pairs, nonfinite=st.sampled_from(["propagate", "skip", "raise"]))
-    def change_what_becomes_of_infinities(self, pair, nonfinite):
-        pair.optimizer.nonfinite = pair.model.nonfinite = nonfinite
-
     @rule(pair=pairs, data=st.data(), count=st.sampled_from(STEP_COUNTS))
     def change_a_step_count(self, pair, data, count):
         key = data.draw(st.sampled_from(list(pair.params)))
@@ -514,15 +501,6 @@ class OptimizerMachine(RuleBasedStateMachine):
                 pair.optimizer.state[key][name] = pair.placed[-1].array
                 pair.model.state[key][name] = new
         pair.check()
-
-    @rule(pair=pairs, num_threads=st.sampled_from([None, 1, 2, 3, 1024]))
-    def change_the_threads_of_an_optimizer(self, pair, num_threads):
-        pair.optimizer.num_threads = num_threads
-        assert pair.optimizer.num_threads == num_threads
-
-    @rule(num_threads=st.integers(1, 4))
-    def change_the_threads_of_the_process(self, num_threads):
-        rmsprop.set_num_threads(num_threads)
 
     @rule(name=st.sampled_from(rmsprop.instruction_sets().available))
     def change_the_instruction_set(self, name):

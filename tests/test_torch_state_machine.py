@@ -12,7 +12,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import assume, settings
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, precondition, rule
+from hypothesis.stateful import initialize, precondition, rule
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
@@ -20,6 +20,7 @@ import rmsprop.torch  # noqa: E402
 from bits import assert_same_bits  # noqa: E402
 from children import result_in_child  # noqa: E402
 from model import Model, is_finite, number  # noqa: E402
+from optimizer_machine import AnyOptimizerMachine  # noqa: E402
 
 OPTIMIZERS = {"rmsprop": rmsprop.torch.RMSprop, "adagrad": rmsprop.torch.Adagrad}
 DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128, torch.bfloat16, torch.float16)
@@ -242,29 +243,19 @@ BAD_HYPERPARAMETERS = {
 # ---- The machine -----------------------------------------------------------------------------------------------------
 
 
-class TensorOptimizerMachine(RuleBasedStateMachine):
+class TensorOptimizerMachine(AnyOptimizerMachine):
     """Does anything with some optimizers, in any order, and compares each with its model afterwards."""
 
-    pairs = Bundle("pairs")
-    saves = Bundle("saves")
-    steps_tried = 0
+    pairs = AnyOptimizerMachine.pairs
+    saves = AnyOptimizerMachine.saves
 
     def __init__(self):
         super().__init__()
-        self.all_pairs = []
-        self.num_threads = rmsprop.get_num_threads()
         self.threads_of_torch = torch.get_num_threads()
 
     def teardown(self):
-        rmsprop.set_num_threads(self.num_threads)
         torch.set_num_threads(self.threads_of_torch)
-        for pair in self.all_pairs:
-            pair.check()
-
-    def keep(self, pair):
-        self.all_pairs.append(pair)
-        pair.check()
-        return pair
+        super().teardown()
 
     @staticmethod
     def new_params(data, random):
@@ -419,10 +410,6 @@ class TensorOptimizerMachine(RuleBasedStateMachine):
         pair.model.groups[index][1].update(changes)
         pair.check()
 
-    @rule(pair=pairs, nonfinite=st.sampled_from(["propagate", "skip", "raise"]))
-    def change_what_becomes_of_infinities(self, pair, nonfinite):
-        pair.optimizer.nonfinite = pair.model.nonfinite = nonfinite
-
     @rule(pair=pairs, data=st.data(), seed=seeds, kind=st.sampled_from(["plain", "strided", "transposed"]))
     def swap_the_memory_of_a_parameter(self, pair, data, seed, kind):
         key = data.draw(st.integers(0, len(pair.params) - 1), "parameter")
@@ -438,14 +425,6 @@ class TensorOptimizerMachine(RuleBasedStateMachine):
         pair.optimizer.share_memory()
         pair.model.complete_state(pair.model.params)
         pair.check()
-
-    @rule(pair=pairs, num_threads=st.sampled_from([None, 1, 2, 3, 1024]))
-    def change_the_threads_of_an_optimizer(self, pair, num_threads):
-        pair.optimizer.num_threads = num_threads
-
-    @rule(num_threads=st.integers(1, 4))
-    def change_the_threads_of_the_process(self, num_threads):
-        rmsprop.set_num_threads(num_threads)
 
     @rule(num_threads=st.integers(1, 4))
     def change_the_threads_of_torch(self, num_threads):
