@@ -18,6 +18,20 @@ def test_real_models_have_their_published_sizes():
     assert (len(gpt2.shapes()), gpt2.elements) == (148, 124_439_808)
 
 
+def test_copies_of_large_parameters_lie_anywhere_in_a_page_and_those_of_small_ones_where_the_heap_has_room():
+    arrays = workloads.random_arrays([(workloads.LARGE // 16, 4), (2, 3)])
+    several = [arrays.copies_of_params() for _ in range(100)]
+    for copies in several:
+        for copy, param in zip(copies, arrays.params, strict=True):
+            np.testing.assert_array_equal(copy, param, strict=True)
+            assert copy.flags.writeable
+            assert not np.shares_memory(copy, param)
+    offsets = [large.ctypes.data % workloads.PAGE for large, _ in several]
+    assert not any(offset % workloads.CACHE_LINE for offset in offsets)
+    assert len(set(offsets)) > 10, "a hundred copies of one array lie in a few places only"
+    assert all(small.base is None for _, small in several)
+
+
 @pytest.mark.parametrize("rule", workloads.RULES)
 @pytest.mark.parametrize("name", ["rmsprop", "NumPy expression", "rmsprop.torch RMSprop", "torch RMSprop"])
 def test_a_peer_computes_the_step_that_it_declares(name, rule):

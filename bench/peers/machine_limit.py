@@ -75,7 +75,7 @@ class LimitArrays:
     """The arrays that both loops run over, filled so that their values stay ordinary however often the loops run."""
 
     def __init__(self, arrays: Arrays, full: bool) -> None:
-        self.params = [param.copy() for param in arrays.params]
+        self.params = arrays.copies_of_params()
         self.grads = arrays.grads
         count = 3 if full else 1
         self.state = [[np.full(param.size, 2, np.float32) for _ in range(count)] for param in self.params]

@@ -36,7 +36,7 @@ def make(arrays: Arrays, options: Options) -> Contender:
     loop = centered if is_centered else plain
     if is_centered:
         scalars.append(np.float32(options["momentum"]))
-    params = [param.copy() for param in arrays.params]
+    params = arrays.copies_of_params()
     state = [[np.zeros(param.size, np.float32) for _ in range(3 if is_centered else 1)] for param in params]
     calls = [
         (param.reshape(-1), grad.reshape(-1), *entry)

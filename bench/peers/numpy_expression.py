@@ -10,7 +10,7 @@ def make(arrays: Arrays, options: Options) -> Contender:
     lr, alpha, rest, eps = map(np.float32, (options["lr"], options["alpha"], 1 - options["alpha"], options["eps"]))
     centered = options.get("centered", False)
     momentum = np.float32(options.get("momentum", 0.0))
-    params = [param.copy() for param in arrays.params]
+    params = arrays.copies_of_params()
     state = [[np.zeros_like(param) for _ in range(3 if centered else 1)] for param in params]
 
     def plain_step() -> None:

@@ -7,7 +7,7 @@ from workloads import Arrays
 
 
 def numpy_api(arrays: Arrays, options: Options) -> Contender:
-    params = [param.copy() for param in arrays.params]
+    params = arrays.copies_of_params()
     single = len(params) == 1
     optimizer = rmsprop.RMSprop(params[0] if single else params, **options)
     grads = arrays.grads[0] if single else arrays.grads

@@ -19,7 +19,7 @@ def stepping(
     """Return a contender that calls `step` of the optimizer that `make` returns for the parameters."""
     import torch
 
-    params = [torch.from_numpy(param.copy()).requires_grad_() for param in arrays.params]
+    params = [torch.from_numpy(param).requires_grad_() for param in arrays.copies_of_params()]
     for param, grad in zip(params, arrays.grads, strict=True):
         param.grad = torch.from_numpy(grad)
     optimizer = make(params)
