@@ -53,8 +53,9 @@ def run(folder, *arguments):
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_all_parts_run_and_their_figures_are_in_the_table(folder):
-    result = run(folder, "--seconds", "7", "--kills", "30")
+@pytest.mark.parametrize("jobs", [(), ("--jobs", "3")], ids=["one after the other", "side by side"])
+def test_all_parts_run_and_their_figures_are_in_the_table(folder, jobs):
+    result = run(folder, "--seconds", "7", "--kills", "30", *jobs)
     assert result.returncode == 0
     rows = {line.split()[0]: line for line in result.stdout.splitlines() if " passed " in line}
     assert list(rows) == list(PRINTED)
@@ -72,19 +73,31 @@ def test_all_parts_run_and_their_figures_are_in_the_table(folder):
     ]
 
 
-def test_a_part_that_fails_fails_the_whole_and_the_others_still_run(folder):
+def test_parts_that_may_run_side_by_side_do(folder):
+    for name, other in (("fuzz", "state-machines"), ("state-machines", "fuzz")):
+        wait = f"touch {folder}/{name}.began; while [ ! -e {folder}/{other}.began ]; do sleep 0.01; done"
+        stand_in(folder / name, f"$({wait}){PRINTED[name]}")
+    result = run(folder, "fuzz", "state-machines", "--jobs", "2")
+    assert result.returncode == 0
+    assert "checkpoint: 12,345 inputs" in result.stdout
+    assert "numpy: 90 runs" in result.stdout
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_a_part_that_fails_fails_the_whole_and_the_others_still_run(folder, jobs):
     stand_in(folder / "same-bits", "11 agree, 1 differ, 0 skipped", exit_code=3)
-    result = run(folder, "same-bits", "fuzz")
+    result = run(folder, "same-bits", "fuzz", "--jobs", jobs)
     assert result.returncode == 1
     assert "FAILED (3)" in result.stdout
-    assert "11 agree, 1 differ" in result.stdout.split("PART")[0], "the end of the log of what failed is shown"
+    shown = result.stdout.split("PART")[0]
+    assert "=== same-bits failed, the end of its log:\n11 agree, 1 differ" in shown
     assert "checkpoint: 12,345 inputs" in result.stdout
     assert "sanitizers" not in result.stdout
 
 
-@pytest.mark.parametrize("arguments", [["all"], ["--seconds", "0"], ["--kills", "many"]], ids=" ".join)
+@pytest.mark.parametrize("arguments", ["all", "--seconds 0", "--kills many", "--jobs -1"])
 def test_what_is_not_understood_is_an_error_before_anything_runs(folder, arguments):
-    result = run(folder, *arguments)
+    result = run(folder, *arguments.split())
     assert result.returncode == 2
-    assert arguments[-1] in result.stderr
+    assert arguments.split()[-1] in result.stderr
     assert not (folder / "logs").exists()
