@@ -86,6 +86,8 @@ TORCH = """
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 TRIALS = 100  # at most
 WANTED = 5
+LIMIT = 240
+"""Seconds after which the process is killed: it hangs."""
 
 
 @pytest.mark.parametrize("last", [0.5, "float('inf')"], ids=["taken", "skipped"])
@@ -99,7 +101,7 @@ WANTED = 5
 def test_ctrl_c_in_the_middle_of_a_step_finds_it_whole_or_not_begun(setup, last):
     program = textwrap.dedent(PROGRAM).format(setup=textwrap.dedent(setup.format(last=last)), trials=TRIALS)
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
-        watchdog = threading.Timer(240, process.kill)  # what hangs is killed, and its output ends
+        watchdog = threading.Timer(LIMIT, process.kill)
         watchdog.start()
         try:
             outcomes = interrupted(process)
@@ -113,13 +115,19 @@ def test_ctrl_c_in_the_middle_of_a_step_finds_it_whole_or_not_begun(setup, last)
 
 def interrupted(process):
     """Interrupt steps of a process at other moments, and return what it says of each: its state, and if it was over."""
-    took = float(process.stdout.readline())
+    took = float(answer_of(process))
     delay = 0.0
     outcomes = []
     while outcomes.count(("after", "False")) < WANTED and process.stdout.readline() == "ready\n":
         time.sleep(delay)
         process.send_signal(signal.SIGINT)
-        state, was_over = process.stdout.readline().split()
+        state, was_over = answer_of(process).split()
         outcomes.append((state, was_over))
         delay = max(0.0, delay + took / (-10 if was_over == "True" else 10))
     return outcomes
+
+
+def answer_of(process):
+    line = process.stdout.readline()
+    assert line, f"the process ended, by itself or after {LIMIT} seconds, with exit code {process.wait()}"
+    return line
