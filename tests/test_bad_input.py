@@ -1270,24 +1270,27 @@ def test_threads_that_fight_for_one_optimizer_leave_whole_steps():
 
 def test_optimizers_of_their_own_in_several_threads_give_the_bits_of_one_thread():
     rng = np.random.default_rng(0)
-    grad = rng.standard_normal(150_000)
-    params = [np.ones_like(grad) for _ in range(3)]
-    expected, square_avg = np.ones_like(grad), np.zeros_like(grad)
+    prepared = {"lr": 0.1, "weight_decay": 0.01}
+    grads = [rng.standard_normal(size) for size in (60_000, 7, 90_000)]
+    params = [[np.full_like(grad, thread) for grad in grads] for thread in range(3)]
+    expected = [[param.copy() for param in own] for own in params]
 
-    def train(param):
-        optimizer = rmsprop.RMSprop(param, lr=0.1)
-        for _ in range(5):
-            optimizer.step(grad)
+    def train(own):
+        optimizer = rmsprop.RMSprop(own, **prepared)
+        for _ in range(20):
+            optimizer.step(grads, grad_scale=0.5)
 
-    threads = [threading.Thread(target=train, args=[param]) for param in params]
+    threads = [threading.Thread(target=train, args=[own]) for own in params]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
-    for _ in range(5):
-        reference.rmsprop_(expected, grad, square_avg, lr=0.1)
-    for param in params:
-        assert_same_bits(param, expected)
+    for own, wanted in zip(params, expected, strict=True):
+        for param, expected_param, grad in zip(own, wanted, grads, strict=True):
+            square_avg = np.zeros_like(grad)
+            for _ in range(20):
+                reference.rmsprop_(expected_param, grad, square_avg, grad_scale=0.5, **prepared)
+            assert_same_bits(param, expected_param)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

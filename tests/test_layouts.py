@@ -1,12 +1,14 @@
 """Arrays may lie in memory in any way: the bits are the reference's at each index, and nothing else is touched."""
 
 import multiprocessing.shared_memory
+import os
 
 import numpy as np
 import pytest
 
 import rmsprop
 from bits import assert_same_bits
+from many_elements import MANY, WINDOWS, many_elements
 from rmsprop import functional, reference
 
 RULES = ("rmsprop_", "adagrad_")
@@ -314,6 +316,7 @@ NEIGHBOURS = {
     "diagonal and the rest of the first row": lambda a: [a.reshape(-1)[:72:9], a[0, 1:]],
     "frame and middle": lambda a: [a[0], a[-1], a[1:-1, 0], a[1:-1, -1], a[1:-1, 1:-1]],
     "transposed blocks": lambda a: [a[:, :3].T, a[:, 4:].T[::-1]],
+    "none in the middle of others": lambda a: [a[:6], a[3:3], a[6:6], a[6:], a[:, 4:4]],
     "one element each": lambda a: [a[i, j : j + 1].reshape(()) for i in range(3) for j in range(8)],
 }
 
@@ -513,3 +516,23 @@ def take_steps_in(block, expected, square_avg):
     for step in range(3):
         optimizer.step(np.full(50, 0.5 + step))
         reference.rmsprop_(expected, np.full(50, 0.5 + step), square_avg, lr=0.1)
+
+
+# ---- Many elements ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="pages that share their memory are made by Linux only")
+def test_more_than_2_to_the_31_elements_have_the_bits_of_the_reference_up_to_the_last():
+    rng = np.random.default_rng(0)
+    with many_elements(1) as param, many_elements(0) as grad, many_elements(1) as total:
+        expected = []
+        for window in WINDOWS:
+            for array, make in ((param, values), (grad, values), (total, accumulated)):
+                array[window] = make(rng, np.float32, array[window].shape)
+            expected.append([array[window].copy() for array in (param, grad, total)])
+        functional.adagrad_(param, grad, total, lr=0.1)
+        for window, (expected_param, window_grad, expected_total) in zip(WINDOWS, expected, strict=True):
+            reference.adagrad_(expected_param, window_grad, expected_total, lr=0.1)
+            assert_same_bits(param[window], expected_param)
+            assert_same_bits(total[window], expected_total)
+        assert param.size == MANY > 1 << 31

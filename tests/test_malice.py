@@ -201,14 +201,19 @@ MALICE = {
     "destructor that steps": """
         class Rate(float):
             def __del__(self):
-                attempt(optimizer.step, big())
+                try:
+                    optimizer.step(big())
+                except RuntimeError as error:
+                    refusals.append(str(error))
 
         def schedule(step):
             return Rate(0.1)
 
+        refusals = []
         optimizer = rmsprop.RMSprop(big(), lr=schedule)
-        attempt(optimizer.step, big())
-        assert optimizer.state[0]["step"] >= 1
+        optimizer.step(big())
+        assert optimizer.state[0]["step"] == 1
+        assert len(refusals) == 1 and "in the middle of another step" in refusals[0], refusals
     """,
     "gradients that share memory through DLPack, or say so": """
         class Gradient:

@@ -776,8 +776,11 @@ def test_copy_of_an_optimizer_goes_on_by_itself_with_the_same_bits(optimizer_cla
     if optimizer_class is rmsprop.RMSprop:
         changes = {"momentum": 0.9, "bias_correction": True, "centered": True}
     params, grads = arrays(), grads_form(arrays(seed=1))
-    original = optimizer_class(params_form(params), lr=constant, num_threads=1, **changes)
+    original = optimizer_class(params_form(params), lr=constant, num_threads=1, nonfinite="skip", **changes)
     original.step(grads)
+    not_finite = arrays(seed=2)
+    not_finite[0].flat[0] = np.nan
+    original.step(grads_form(not_finite))
 
     def everything(optimizer):
         own = [param for group in optimizer.param_groups for param in group["params"]]
@@ -785,7 +788,7 @@ def test_copy_of_an_optimizer_goes_on_by_itself_with_the_same_bits(optimizer_cla
 
     copy_of_it = copied(original)
     assert repr(copy_of_it) == repr(original)
-    assert copy_of_it.num_threads == 1
+    assert (copy_of_it.num_threads, copy_of_it.nonfinite, copy_of_it.skipped_steps) == (1, "skip", 1)
     before = [array.copy() for array in everything(original)]
     copy_of_it.step(grads)
     copy_of_it.step(grads)

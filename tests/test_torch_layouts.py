@@ -1,6 +1,7 @@
 """Every layout of parameters and gradients gives the right numbers, and nothing is written outside."""
 
 import copy
+import os
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from torch import nn  # noqa: E402
 
 import rmsprop.torch  # noqa: E402
 from bits import assert_same_bits  # noqa: E402
+from many_elements import MANY, WINDOWS, many_elements  # noqa: E402
+from rmsprop import reference  # noqa: E402
 
 PAIRS = [(rmsprop.torch.RMSprop, torch.optim.RMSprop), (rmsprop.torch.Adagrad, torch.optim.Adagrad)]
 BOTH = pytest.mark.parametrize(("ours", "theirs"), PAIRS, ids=["RMSprop", "Adagrad"])
@@ -167,6 +170,7 @@ NEIGHBOURS = {
     "checkerboard": lambda a: [a[::2, ::2], a[1::2, 1::2], a[::2, 1::2], a[1::2, ::2]],
     "transposed blocks": lambda a: [a[:, :3].t(), a[:, 4:].t()],
     "frame and middle": lambda a: [a[0], a[-1], a[1:-1, 0], a[1:-1, -1], a[1:-1, 1:-1]],
+    "none in the middle of others": lambda a: [a[:6], a[3:3], a[6:6], a[6:], a[:, 4:4]],
 }
 
 
@@ -335,3 +339,27 @@ def test_empty_parameters_take_steps_too(ours, theirs, shape):
     param.grad = torch.zeros(shape)
     optimizer.step()
     assert optimizer.state[param]["step"].item() == 1
+
+
+# ---- Many elements ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="pages that share their memory are made by Linux only")
+def test_more_than_2_to_the_31_elements_have_the_bits_of_the_reference_up_to_the_last():
+    rng = np.random.default_rng(0)
+    with many_elements(1) as weights, many_elements(0) as grad, many_elements(0) as square_avg:
+        expected = []
+        for window in WINDOWS:
+            for array in (weights, grad, square_avg):
+                array[window] = rng.uniform(0.5, 1, array[window].shape)
+            expected.append([array[window].copy() for array in (weights, grad, square_avg)])
+        param = torch.from_numpy(weights).requires_grad_()
+        param.grad = torch.from_numpy(grad)
+        optimizer = rmsprop.torch.RMSprop([param], lr=0.1, alpha=0.9, eps_in_sqrt=True)
+        optimizer.state[param] = {"step": torch.tensor(0.0), "square_avg": torch.from_numpy(square_avg)}
+        optimizer.step()
+        for window, (expected_param, window_grad, expected_avg) in zip(WINDOWS, expected, strict=True):
+            reference.rmsprop_(expected_param, window_grad, expected_avg, lr=0.1, alpha=0.9)
+            assert_same_bits(weights[window], expected_param)
+            assert_same_bits(square_avg[window], expected_avg)
+        assert param.numel() == MANY > 1 << 31

@@ -236,19 +236,24 @@ def test_state_dicts_of_torch_can_be_loaded_either_way_and_runs_continue_equal(o
     assert [float(e["step"]) for e in second.state.values()] == [12.0, 12.0]
 
 
+def loaded_into_another(optimizer, state_dict):
+    other = type(optimizer)([p.detach().clone().requires_grad_() for p in all_params(optimizer)], lr=9.0)
+    other.load_state_dict(state_dict)
+    return other
+
+
 def through_torch_save(optimizer):
     file = io.BytesIO()
     torch.save(optimizer.state_dict(), file)
     file.seek(0)
-    other = type(optimizer)([p.detach().clone().requires_grad_() for p in all_params(optimizer)], lr=9.0)
-    other.load_state_dict(torch.load(file, weights_only=True))
-    return other
+    return loaded_into_another(optimizer, torch.load(file, weights_only=True))
 
 
 WAYS = {
     "deepcopy": copy.deepcopy,
     "pickle": lambda optimizer: pickle.loads(pickle.dumps(optimizer)),
     "torch.save": through_torch_save,
+    "state_dict": lambda optimizer: loaded_into_another(optimizer, optimizer.state_dict()),
 }
 
 
