@@ -417,9 +417,12 @@ def test_a_step_in_the_middle_of_a_step_is_refused(ours):
 
 @OURS
 def test_two_threads_in_one_optimizer_step_one_after_the_other_or_are_refused(ours):
-    param = torch.ones(2_000_000, requires_grad=True)
-    param.grad = torch.ones_like(param)
-    optimizer = ours([param], num_threads=1)
+    def make():
+        param = torch.ones(2_000_000, requires_grad=True)
+        param.grad = torch.ones_like(param)
+        return param, ours([param], lr=0.1, num_threads=1)
+
+    param, optimizer = make()
     optimizer.step()
     outcomes = []
 
@@ -438,7 +441,14 @@ def test_two_threads_in_one_optimizer_step_one_after_the_other_or_are_refused(ou
         thread.join()
     refused = [outcome for outcome in outcomes if outcome != "step"]
     assert all("in the middle of another step" in text for text in refused)
-    assert optimizer.state[param]["step"].item() == 1 + len(outcomes) - len(refused)
+    taken = 1 + len(outcomes) - len(refused)
+    expected, alone = make()
+    for _ in range(taken):
+        alone.step()
+    assert torch.equal(param, expected)
+    assert optimizer.state[param]["step"].item() == taken
+    accumulators = [each.state[own][ours.accumulator] for each, own in ((optimizer, param), (alone, expected))]
+    assert torch.equal(*accumulators)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.complex64, np.complex128])
