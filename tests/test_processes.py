@@ -104,6 +104,7 @@ def keep_stepping(seed):
 threads = [threading.Thread(target=keep_stepping, args=[seed]) for seed in (1, 2)]
 for thread in threads:
     thread.start()
+assert same([run(0)], [0])  # which starts the threads that a child of this one is without
 for i in range(15):
     child = os.fork()
     if child == 0:
