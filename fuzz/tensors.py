@@ -283,6 +283,8 @@ def step_by_adapter(data, memory, algorithm, chosen, arrays):
         if number > 0:
             replace_one(data, memory, arrays)
         used, count = give(data, memory, optimizer.param_groups[0]["params"], optimizer.state, arrays)
+        if len(optimizer.state) < len(used["param"]):  # one tensor without elements several times
+            return
         take(memory, optimizer.state, optimizer.step, {**optimizer.defaults, **chosen, "step": count + 1}, used)
 
 

@@ -20,6 +20,8 @@ PRINTED = {
     ),
     "sanitizers": (
         "100% tests passed, 0 tests failed out of 50\n"
+        "100% tests passed out of 20\n"
+        "90% tests passed, 1 test failed out of 10\n"
         "SKIPPED [2] tests/test_x.py:3: PyTorch is not installed\n"
         "1200 passed, 2 skipped in 9.00s\n"
         "300 passed in 9.00s\n"
@@ -61,7 +63,7 @@ def test_all_parts_run_and_their_figures_are_in_the_table(folder, jobs):
     assert list(rows) == list(PRINTED)
     assert "12 agree, 0 differ, 1 skipped" in rows["same-bits"]
     assert "100 kills survived, 110 errors survived, 0 full disks survived" in rows["crash-safety"]
-    assert "1,500 tests of Python and 50 of C++ passed; clean: cpp python" in rows["sanitizers"]
+    assert "1,500 tests of Python and 79 of C++ passed; clean: cpp python" in rows["sanitizers"]
     assert "checkpoint: 12,345 inputs, arguments: 678 inputs" in rows["fuzz"]
     assert "numpy: 90 runs, 4,000 steps, torch: 8 runs, 300 steps" in rows["state-machines"]
     assert "=== checkpoint, 7 seconds" in (folder / "logs" / "fuzz.log").read_text()

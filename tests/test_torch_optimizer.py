@@ -272,6 +272,19 @@ def test_copies_continue_with_the_same_bits_and_share_nothing(ours, theirs, opti
     assert_equal(other, optimizer)
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_copies_may_be_made_before_the_step_that_first_needs_more_state(way):
+    optimizer = rmsprop.torch.RMSprop(new_params(), lr=0.1)
+    step(optimizer, 0)
+    optimizer.param_groups[0].update(centered=True, momentum=0.9)
+    before = {param: dict(entry) for param, entry in optimizer.state.items()}
+    other = WAYS[way](optimizer)
+    assert dict(optimizer.state) == before, "a copy left state behind in what was copied"
+    step(optimizer, 1)
+    step(other, 1)
+    assert_equal(other, optimizer)
+
+
 @pytest.mark.parametrize("way", ["deepcopy", "pickle"])
 @OURS
 def test_copies_keep_what_is_not_in_groups(ours, way):

@@ -165,6 +165,21 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
                 tensor.share_memory_()
 
     @torch._disable_dynamo
+    def state_dict(self) -> dict[str, Any]:
+        """Return state and hyperparameters in PyTorch's layout, the tensors as they are and not copies.
+
+        State that a hyperparameter needs which was changed after the last step is in it too, as the next step would
+        make it. See `torch.optim.Optimizer.state_dict`.
+        """
+        saved: dict[str, Any] = super().state_dict()
+        params = [param for group in self.param_groups for param in group["params"]]
+        entries = self._entries(param for param in params if self.state.get(param))
+        for number, param in enumerate(params):
+            if number in saved["state"] and param in entries:
+                saved["state"][number] = {**entries[param], **saved["state"][number]}
+        return saved
+
+    @torch._disable_dynamo
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict`, or that of PyTorch's own class, returned.
 
@@ -199,7 +214,8 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over state and groups from a pickle, or from `load_state_dict`; all of them, or, if it raises, none."""
         state = dict(state)
-        if "nonfinite" in state:  # from a pickle
+        is_whole_optimizer = "nonfinite" in state  # as in a pickle or a copy; what it is without, its next step makes
+        if is_whole_optimizer:
             self._set_up(state.pop("nonfinite"), state.pop("num_threads"))
             self.skipped_steps = state.pop("skipped_steps")
         defaults = state.get("defaults") or self.defaults
@@ -210,7 +226,8 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
         for param, entry in state["state"].items():
             if isinstance(param, Tensor):
                 _unpack_entry(param, entry)
-        self._check_complete(state["param_groups"], state["state"])
+        if not is_whole_optimizer:
+            self._check_complete(state["param_groups"], state["state"])
         self._stepper.check_tensors(state["param_groups"], state["state"])
         super().__setstate__(state)
         self._complete_state()
