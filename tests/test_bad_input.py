@@ -559,6 +559,33 @@ def test_gradient_that_shares_memory_is_found_after_good_steps(refused):
         optimizer.step([optimizer.state[1]["square_avg"], grads[1]])
 
 
+def test_gradient_that_shares_memory_is_found_after_a_refused_step(refused):
+    """What a refused step saw of its arrays, before it found the one at fault, is no proof that they were apart."""
+    params, grads = [np.ones(8), np.ones(8)], [np.ones(8), np.ones(8)]
+    optimizer = rmsprop.RMSprop(params)
+    optimizer.step(grads)
+    for wrong in (np.ones(7), np.ones(8, np.float32), "no array"):
+        with refused((TypeError, ValueError), re.compile(r"grads\[1\]: .+"), optimizer, grads):
+            optimizer.step([params[1], wrong])
+        with refused(ValueError, shares_memory("params[1]", "grads[0]"), optimizer, grads):
+            optimizer.step([params[1], grads[1]])
+    optimizer.step(grads)
+
+
+def test_gradient_that_shares_memory_is_found_after_steps_with_fewer_gradients(refused):
+    params, grads = [np.ones(8) for _ in range(3)], [np.ones(8) for _ in range(3)]
+    optimizer = rmsprop.RMSprop(params)
+    optimizer.step(grads)
+    for fewer in ([grads[0], None, None], [None, None, grads[2]], [None] * 3):
+        optimizer.step(fewer)
+        with refused(ValueError, shares_memory("params[0]", "grads[2]"), optimizer, grads):
+            optimizer.step([grads[0], grads[1], params[0]])
+    stands_still = [None, params[0], None]  # the gradient is apart from all that is written
+    optimizer.step(stands_still)
+    with refused(ValueError, shares_memory("params[0]", "grads[1]"), optimizer, grads):
+        optimizer.step([grads[0], *stands_still[1:]])
+
+
 # ---- Containers ------------------------------------------------------------------------------------------------------
 
 ANY_PARAMS = "an array, a sequence of arrays, a dict of them, or a list of group dicts"

@@ -115,6 +115,20 @@ void check_columns(Algorithm algorithm, PyObject* keys, PyObject* state, std::si
   }
 }
 
+// Puts a tensor into the place of one of the step before. Returns whether it is the same dense memory. Then hardly
+// anything is written, so that what other threads have in their caches stays good.
+bool replace(Tensor& before, const Tensor& tensor) {
+  bool same = tensor.size == before.size && tensor.dtype == before.dtype && tensor.packing == before.packing &&
+              tensor.layout == nullptr && before.layout == nullptr;
+  for (int operand = 0; operand < operand_count; ++operand) same = same && tensor.data[operand] == before.data[operand];
+  if (!same) {
+    before = tensor;
+  } else if (before.update != tensor.update) {
+    before.update = tensor.update;
+  }
+  return same;
+}
+
 }  // namespace
 
 // What a step was called with, its containers checked: an entry for each parameter, in the order of the groups.
@@ -254,6 +268,10 @@ void Stepper::read_groups(const py::list& groups, PyObject* steps, double grad_s
     const Dialect dialect = naming_ == Naming::torch ? Dialect::torch : Dialect::own;
     if (group.hyperparameters.read(algorithm_, dialect, dict.ptr(), groups.size() == 1 ? -1 : static_cast<int>(i),
                                    grad_scale, steps_taken)) {
+      const auto of_rule = [](const auto& h) { return state_of(make_update(h, 1).rule); };
+      group.state_needed = std::visit(of_rule, group.hyperparameters.get());
+      const auto differs = [](const auto& h) { return depends_on_step(h); };
+      group.differs_between_steps = std::visit(differs, group.hyperparameters.get());
       group.t = 0;
     }
     first += static_cast<std::size_t>(PyList_GET_SIZE(params_of(dict.ptr())));
@@ -272,24 +290,19 @@ void Stepper::find_params(const py::list& groups) {
 
 // Makes room, so that nothing moves while tensors point to updates.
 void Stepper::reserve(std::size_t params) {
-  tensors_.clear();
-  tensors_.reserve(params);
+  tensors_.resize(params);
+  elements_ = 0;
   indices_.clear();
   indices_.reserve(params);
-  arrays_.clear();
-  arrays_.reserve(params * operand_count);
+  arrays_.resize(params);
   unusual_.clear();
   layouts_used_ = 0;
   updates_.clear();
   std::size_t updates = 0;
   for (const Group& group : groups_) {
-    if (differs_between_steps(group)) updates += group.count;
+    if (group.differs_between_steps) updates += group.count;
   }
   updates_.reserve(updates);
-}
-
-bool Stepper::differs_between_steps(const Group& group) {
-  return std::visit([](const auto& h) { return depends_on_step(h); }, group.hyperparameters.get());
 }
 
 // Parameters of one group share an update as long as it does not depend on the step or they have taken equally many.
@@ -299,44 +312,47 @@ const Update& Stepper::update_for(Group& group, std::int64_t t) {
     group.update = std::visit(make, group.hyperparameters.get());
     group.t = t;
   }
-  if (group.t == t || !differs_between_steps(group)) return group.update;
+  if (group.t == t || !group.differs_between_steps) return group.update;
   return updates_.emplace_back(std::visit(make, group.hyperparameters.get()));
 }
 
 // From Stepper::read to the end of this no Python code runs, so what is borrowed stays.
 void Stepper::collect(const Arguments& arguments) {
+  bool are_proven = std::exchange(tensors_are_proven_disjoint_, false);
   std::size_t index = 0;
   for (Group& group : groups_) {
     group.own_updates = updates_.size();
-    if (differs_between_steps(group)) group.t = 0;  // made anew, for the step that its first parameter is at
+    if (group.differs_between_steps) group.t = 0;  // made anew, for the step that its first parameter is at
     for (std::size_t i = 0; i < group.count; ++i, ++index) {
-      Objects objects = {group.params[i], nullptr};
-      if (arguments.grads != nullptr) objects[grad] = arguments.grads[index];
-      if (objects[grad] == Py_None) continue;
-      check_count(arguments, index);
-      const Update& update = update_for(group, arguments.steps[index] + 1);
-      find_state(arguments, index, update, objects);
+      PyObject* gradient = arguments.grads == nullptr ? nullptr : arguments.grads[index];
+      if (gradient == Py_None) continue;
+      const std::size_t n = indices_.size();
+      arrays_[n] = {group.params[i], gradient};
+      find_state(arguments, index, group.state_needed, arrays_[n]);
       indices_.push_back(index);
-      arrays_.insert(arrays_.end(), objects.begin(), objects.end());
-      Tensor& tensor = tensors_.emplace_back();
-      tensor.update = &update;
-      if (describe_ordinary(objects, tensor)) continue;
-      unusual_.push_back(tensors_.size() - 1);
-      describe_any(arguments, index, objects, tensor);
+      Tensor tensor;
+      tensor.update = &update_for(group, next_step(arguments, index));
+      if (!describe_ordinary(arrays_[n], tensor)) {
+        unusual_.push_back(n);
+        describe_any(arguments, index, arrays_[n], tensor);
+      }
+      elements_ += tensor.size;
+      are_proven = replace(tensors_[n], tensor) && are_proven;
     }
   }
+  tensors_.resize(indices_.size());
+  arrays_.resize(indices_.size());
+  tensors_are_proven_disjoint_ = are_proven;
 }
 
-void Stepper::check_count(const Arguments& arguments, std::size_t index) const {
+std::int64_t Stepper::next_step(const Arguments& arguments, std::size_t index) const {
   const std::int64_t count = arguments.steps[index];
-  if (count < 0 || count == std::numeric_limits<std::int64_t>::max()) {
-    raise_value_error(label(arguments, index, param),
-                      "its step count is " + std::to_string(count) + ", wanted one from 0 to 2**63 - 2");
-  }
+  if (count >= 0 && count < std::numeric_limits<std::int64_t>::max()) return count + 1;
+  raise_value_error(label(arguments, index, param),
+                    "its step count is " + std::to_string(count) + ", wanted one from 0 to 2**63 - 2");
 }
 
-void Stepper::find_state(const Arguments& arguments, std::size_t index, const Update& update, Objects& objects) const {
-  const unsigned needed = state_of(update.rule);
+void Stepper::find_state(const Arguments& arguments, std::size_t index, unsigned needed, Objects& objects) const {
   for (int operand = square_avg; operand < operand_count; ++operand) {
     if ((needed >> operand & 1u) == 0) continue;
     PyObject* array = arguments.state[static_cast<std::size_t>(operand - square_avg)][index];
@@ -382,28 +398,19 @@ const Layout* Stepper::layout_for(std::span<const View> views, const Tensor& ten
   return &layout;
 }
 
-// Memory that was found disjoint is so for as long as it is the same memory.
-bool Stepper::is_proven_disjoint() const {
-  const auto is_same_memory = [](const Tensor& a, const Tensor& b) {
-    bool same =
-        a.size == b.size && a.dtype == b.dtype && a.packing == b.packing && a.layout == nullptr && b.layout == nullptr;
-    for (int operand = 0; operand < operand_count; ++operand) same = same && a.data[operand] == b.data[operand];
-    return same;
-  };
-  return std::equal(tensors_.begin(), tensors_.end(), proven_disjoint_.begin(), proven_disjoint_.end(), is_same_memory);
-}
-
-// Returns whether NumPy was asked, so that Python code may have run.
+// Memory that was found disjoint is so for as long as it is the same memory. Returns whether NumPy was asked, so that
+// Python code may have run.
 bool Stepper::check_overlap(const Arguments& arguments) {
-  if (is_proven_disjoint()) return false;
+  if (tensors_are_proven_disjoint_) return false;
   bool asked = false;
   const auto label_of = [&](OverlapCheck::ArrayId id) {
     return label(arguments, indices_[id / operand_count], static_cast<int>(id % operand_count));
   };
-  const auto view = [&](OverlapCheck::ArrayId id) { return view_of(arrays_[id], label_of(id)); };
+  const auto array = [&](OverlapCheck::ArrayId id) { return arrays_[id / operand_count][id % operand_count]; };
+  const auto view = [&](OverlapCheck::ArrayId id) { return view_of(array(id), label_of(id)); };
   overlap_.clear();
-  for (OverlapCheck::ArrayId id = 0; id < arrays_.size(); ++id) {
-    if (arrays_[id] == nullptr) continue;
+  for (OverlapCheck::ArrayId id = 0; id < arrays_.size() * operand_count; ++id) {
+    if (array(id) == nullptr) continue;
     if (id % operand_count == grad) {
       overlap_.add_read(extent_of(view(id)), id);
     } else {
@@ -418,7 +425,7 @@ bool Stepper::check_overlap(const Arguments& arguments) {
     raise_value_error(label_of(pair->first), "shares memory with " + label_of(pair->second).text() +
                                                  ", so that updating one would change the other");
   }
-  proven_disjoint_ = tensors_;
+  tensors_are_proven_disjoint_ = true;
   return asked;
 }
 
@@ -431,7 +438,7 @@ bool Stepper::needs_gradients_first() const {
 void Stepper::collect_gradients(const Arguments& arguments) {
   gradients_.clear();
   for (std::size_t i = 0; i < tensors_.size(); ++i) {
-    const View view = view_of(arrays_[i * operand_count + grad], label(arguments, indices_[i], grad));
+    const View view = view_of(arrays_[i][grad], label(arguments, indices_[i], grad));
     Tensor& gradient = gradients_.emplace_back();
     gradient.data[grad] = view.data();
     gradient.update = tensors_[i].update;
@@ -477,11 +484,7 @@ bool Stepper::prepare_gradients(const Arguments& arguments) {
   return true;
 }
 
-bool Stepper::is_worth_releasing_the_gil() const {
-  std::int64_t elements = 0;
-  for (const Tensor& tensor : tensors_) elements += tensor.size;
-  return elements >= elements_worth_releasing_the_gil;
-}
+bool Stepper::is_worth_releasing_the_gil() const { return elements_ >= elements_worth_releasing_the_gil; }
 
 template <class Work>
 void Stepper::without_gil(Work work) const {
@@ -505,7 +508,7 @@ Stepper::Arguments Stepper::read(const Source& source) {
 
 // After Python code may have run: everything is looked at anew, and has to be the same memory as before.
 Stepper::Arguments Stepper::collect_again(const Source& source, References& alive) {
-  const std::vector<PyObject*> arrays = arrays_;
+  const std::vector<Objects> arrays = arrays_;
   const std::vector<Tensor> tensors = tensors_;
   const Arguments arguments = read(source);
   collect(arguments);
@@ -523,7 +526,7 @@ bool Stepper::find_lazy(const Arguments& arguments) const {
   bool asked = false;
   for (const std::size_t tensor : unusual_) {
     for (int operand = 0; operand < operand_count; ++operand) {
-      PyObject* array = arrays_[tensor * operand_count + static_cast<std::size_t>(operand)];
+      PyObject* array = arrays_[tensor][operand];
       if (array == nullptr || !has_exchange_api(Py_TYPE(array))) continue;
       asked = true;
       const Label own_label = label(arguments, indices_[tensor], operand);
@@ -539,7 +542,9 @@ bool Stepper::find_lazy(const Arguments& arguments) const {
 
 // The arrays, and the groups, which have the names that messages need.
 void Stepper::hold_all(References& references) const {
-  for (PyObject* array : arrays_) references.hold(array);
+  for (const Objects& objects : arrays_) {
+    for (PyObject* array : objects) references.hold(array);
+  }
   for (const Group& group : groups_) references.hold(group.dict);
 }
 
@@ -547,7 +552,7 @@ bool Stepper::attempt(const Source& source) {
   Arguments arguments = read(source);
   collect(arguments);
   References alive(held_);
-  if (is_worth_releasing_the_gil() || !unusual_.empty() || !is_proven_disjoint()) hold_all(alive);
+  if (is_worth_releasing_the_gil() || !unusual_.empty() || !tensors_are_proven_disjoint_) hold_all(alive);
   const bool lazy_asked = find_lazy(arguments);
   if (lazy_asked) arguments = collect_again(source, alive);
   if (check_overlap(arguments)) arguments = collect_again(source, alive);
@@ -631,13 +636,10 @@ void Stepper::step_tensors(const py::object& groups_object, const py::dict& stat
   }
 }
 
-// The state that the hyperparameters of each group need, as bits by operand.
 std::vector<unsigned> Stepper::state_needed() const {
   std::vector<unsigned> needed;
-  for (const Group& group : groups_) {
-    const auto of_rule = [](const auto& hyperparameters) { return state_of(make_update(hyperparameters, 1).rule); };
-    needed.push_back(std::visit(of_rule, group.hyperparameters.get()));
-  }
+  needed.reserve(groups_.size());
+  for (const Group& group : groups_) needed.push_back(group.state_needed);
   return needed;
 }
 

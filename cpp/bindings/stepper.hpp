@@ -84,6 +84,8 @@ class Stepper {
 
   struct Group {
     GroupHyperparameters hyperparameters;
+    unsigned state_needed = 0;  // by them, as bits by operand
+    bool differs_between_steps = false;
     Update update = {};           // made from them for step `t`
     std::int64_t t = 0;           // 0 if none was made yet
     std::size_t own_updates = 0;  // index of its first one in updates_
@@ -105,15 +107,13 @@ class Stepper {
   static auto with_errors_of_torch(Work work);
   py::object torch_name(std::size_t index) const;
   void reserve(std::size_t params);
-  static bool differs_between_steps(const Group& group);
   const Update& update_for(Group& group, std::int64_t t);
   void collect(const Arguments& arguments);
-  void check_count(const Arguments& arguments, std::size_t index) const;
-  void find_state(const Arguments& arguments, std::size_t index, const Update& update, Objects& objects) const;
+  std::int64_t next_step(const Arguments& arguments, std::size_t index) const;
+  void find_state(const Arguments& arguments, std::size_t index, unsigned needed, Objects& objects) const;
   void describe_any(const Arguments& arguments, std::size_t index, const Objects& objects, Tensor& tensor);
   Layout& next_layout();
   const Layout* layout_for(std::span<const View> views, const Tensor& tensor);
-  bool is_proven_disjoint() const;
   bool check_overlap(const Arguments& arguments);
   bool needs_gradients_first() const;
   void collect_gradients(const Arguments& arguments);
@@ -133,17 +133,18 @@ class Stepper {
 
   std::vector<Group> groups_;
   std::vector<Update> updates_;  // for parameters that are not at their group's step; never grows during a step
-  std::vector<Tensor> tensors_;
+  std::vector<Tensor> tensors_;  // those of the last step, until those of this one take their places
+  bool tensors_are_proven_disjoint_ = false;
+  std::int64_t elements_ = 0;         // of all tensors
   std::vector<Tensor> gradients_;     // the same tensors with their gradients alone, in the order of their elements
   std::vector<std::size_t> indices_;  // which parameter each tensor is
   std::vector<std::size_t> unusual_;  // which tensors are not of the ordinary kind
-  std::vector<PyObject*> arrays_;     // the objects of all tensors, one after the other
+  std::vector<Objects> arrays_;       // the objects of all tensors
   std::vector<PyObject*> held_;       // owned references while a step is taken
   std::vector<std::unique_ptr<Layout>> layouts_;
   std::size_t layouts_used_ = 0;
   TensorState gathered_;
   OverlapCheck overlap_;
-  std::vector<Tensor> proven_disjoint_;  // the tensors of the last step whose arrays were found not to overlap
 };
 
 void register_stepper(py::module_& m);

@@ -260,7 +260,7 @@ Extent extent_of(const View& view) {
   return {view.data() + lowest, view.data() + highest};
 }
 
-bool is_viewable(PyObject* object) { return has_exchange_api(Py_TYPE(object)) || is_array(object); }
+bool is_viewable(PyObject* object) { return is_array(object) || has_exchange_api(Py_TYPE(object)); }
 
 View view_of(PyObject* object, const Label& label) {
   if (Py_TYPE(object) != NumPy::get().array_type) {
@@ -314,22 +314,32 @@ void set_type(Tensor& tensor, ElementType type) {
   tensor.size = type.is_complex ? 2 : 1;
 }
 
-bool describe_ordinary_numpy(std::span<PyObject* const, operand_count> objects, Tensor& tensor) {
-  const NumPy& numpy = NumPy::get();
+bool same_shape(const py::detail::PyArray_Proxy* a, const py::detail::PyArray_Proxy* b) {
+  if (a->nd != b->nd) return false;
+  for (int d = 0; d < a->nd; ++d) {
+    if (a->dimensions[d] != b->dimensions[d]) return false;
+  }
+  return true;
+}
+
+bool describe_ordinary_numpy(const NumPy& numpy, std::span<PyObject* const, operand_count> objects, Tensor& tensor) {
   const auto* first = py::detail::array_proxy(objects[param]);
-  const auto descriptor = std::find(numpy.descriptors.begin(), numpy.descriptors.end(), first->descr);
-  if (descriptor == numpy.descriptors.end()) return false;
-  for (int operand = 0; operand < operand_count; ++operand) {
-    if (objects[operand] == nullptr) continue;
+  const auto is_ordinary = [&](int operand, int flags) {
     if (Py_TYPE(objects[operand]) != numpy.array_type) return false;
     const auto* array = py::detail::array_proxy(objects[operand]);
-    const int wanted = flag_c_contiguous | flag_aligned | (operand == grad ? 0 : flag_writeable);
-    if ((array->flags & wanted) != wanted || array->descr != first->descr || array->nd != first->nd) return false;
-    for (int d = 0; d < first->nd; ++d) {
-      if (array->dimensions[d] != first->dimensions[d]) return false;
-    }
     tensor.data[operand] = reinterpret_cast<std::byte*>(array->data);
+    return (array->flags & flags) == flags && array->descr == first->descr && same_shape(array, first);
+  };
+  constexpr int read = flag_c_contiguous | flag_aligned;
+  constexpr int written = read | flag_writeable;
+  if ((first->flags & written) != written) return false;
+  tensor.data[param] = reinterpret_cast<std::byte*>(first->data);
+  if (objects[grad] != nullptr && !is_ordinary(grad, read)) return false;
+  for (int operand = square_avg; operand < operand_count; ++operand) {
+    if (objects[operand] != nullptr && !is_ordinary(operand, written)) return false;
   }
+  const auto descriptor = std::find(numpy.descriptors.begin(), numpy.descriptors.end(), first->descr);
+  if (descriptor == numpy.descriptors.end()) return false;
   set_type(tensor, element_types[static_cast<std::size_t>(descriptor - numpy.descriptors.begin())]);
   for (int d = 0; d < first->nd; ++d) tensor.size *= first->dimensions[d];
   return true;
@@ -369,8 +379,9 @@ bool describe_ordinary_foreign(std::span<PyObject* const, operand_count> objects
 }  // namespace
 
 bool describe_ordinary(std::span<PyObject* const, operand_count> objects, Tensor& tensor) {
-  return Py_TYPE(objects[param]) == NumPy::get().array_type ? describe_ordinary_numpy(objects, tensor)
-                                                            : describe_ordinary_foreign(objects, tensor);
+  const NumPy& numpy = NumPy::get();
+  return Py_TYPE(objects[param]) == numpy.array_type ? describe_ordinary_numpy(numpy, objects, tensor)
+                                                     : describe_ordinary_foreign(objects, tensor);
 }
 
 void describe(const View& view, Layout& layout, int operand) {
