@@ -340,7 +340,7 @@ void Stepper::collect(const Arguments& arguments) {
       are_proven = replace(tensors_[n], tensor) && are_proven;
     }
   }
-  tensors_.resize(indices_.size());
+  tensors_.resize(indices_.size());  // what is left of an earlier step has not been compared with these
   arrays_.resize(indices_.size());
   tensors_are_proven_disjoint_ = are_proven;
 }
