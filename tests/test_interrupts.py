@@ -18,8 +18,10 @@ import pytest
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="SIGINT is sent to one process, as a terminal would")
 
 PROGRAM = """
-    import sys, time
+    import signal, sys, time
     import numpy as np
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its background jobs ignore it
 
     {setup}
 
