@@ -226,6 +226,8 @@ def step_by_function(data, memory, algorithm, chosen, arrays):
     given = {role: memory.given(column) for role, column in arrays.items()}
     if not is_list:
         given = {role: column and column[0] for role, column in given.items()}
+        if isinstance(given["param"], tuple):  # an empty one: no parameters at all
+            arrays = dict.fromkeys(arrays, ())
     check(memory, lambda: function(**given, **chosen), chosen, arrays, lambda: None)
 
 
