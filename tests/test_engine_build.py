@@ -175,12 +175,12 @@ def test_no_build_file_asks_for_other_arithmetic():
 
 
 @pytest.mark.parametrize("openmp", ["ON", "OFF"])
-def test_engine_keeps_its_promises_without_python(tmp_path, openmp):
-    """Builds and runs the doctest suite of tests/cpp, with and without OpenMP."""
+def test_engine_keeps_its_promises_without_python(engine, tmp_path, openmp):
+    """Builds and runs the doctest suite of tests/cpp, with and without OpenMP, on kernels that are compiled already."""
     if not has_cmake_package("doctest", tmp_path / "probe"):
         pytest.skip("the C++ test framework doctest is not installed (Debian: doctest-dev)")
-    log = configure(tmp_path / "build", "-DRMSPROP_BUILD_TESTS=ON", f"-DRMSPROP_OPENMP={openmp}")
+    log = configure(engine, "-DRMSPROP_BUILD_TESTS=ON", f"-DRMSPROP_OPENMP={openmp}")
     assert ("built without OpenMP" in log) == (openmp == "OFF")
-    run("cmake", "--build", tmp_path / "build")
-    report = run("ctest", "--test-dir", tmp_path / "build", "--output-on-failure")
+    run("cmake", "--build", engine)
+    report = run("ctest", "--test-dir", engine, "--output-on-failure")
     assert "100% tests passed" in report
