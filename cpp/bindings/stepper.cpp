@@ -116,7 +116,8 @@ void check_columns(Algorithm algorithm, PyObject* keys, PyObject* state, std::si
 }
 
 // Puts a tensor into the place of one of the step before. Returns whether it is the same dense memory. Then hardly
-// anything is written, so that what other threads have in their caches stays good.
+// anything is written, so that what other threads have in their caches stays good. The pointers are compared one by
+// one, because == of their arrays calls a function of the C library, which takes longer.
 bool replace(Tensor& before, const Tensor& tensor) {
   bool same = tensor.size == before.size && tensor.dtype == before.dtype && tensor.packing == before.packing &&
               tensor.layout == nullptr && before.layout == nullptr;
@@ -636,6 +637,7 @@ void Stepper::step_tensors(const py::object& groups_object, const py::dict& stat
   }
 }
 
+// Of each group.
 std::vector<unsigned> Stepper::state_needed() const {
   std::vector<unsigned> needed;
   needed.reserve(groups_.size());

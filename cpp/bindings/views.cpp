@@ -314,6 +314,7 @@ void set_type(Tensor& tensor, ElementType type) {
   tensor.size = type.is_complex ? 2 : 1;
 }
 
+// As View::same_shape, in a loop, for arrays of few dimensions.
 bool same_shape(const py::detail::PyArray_Proxy* a, const py::detail::PyArray_Proxy* b) {
   if (a->nd != b->nd) return false;
   for (int d = 0; d < a->nd; ++d) {
