@@ -14,7 +14,8 @@ import zipfile
 from email.message import Message
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from work import ROOT
+
 SIZE_LIMIT = 2_000_000
 """Bytes. A wheel has about a quarter of them; one with debugging symbols, or with a second library, has more."""
 
