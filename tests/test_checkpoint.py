@@ -588,7 +588,7 @@ def test_a_file_with_two_bytes_exchanged_is_refused(path):
     optimizer.state["w"]["square_avg"][:] = (1, 2, 3)
     optimizer.save(path)
     content = path.read_bytes()
-    one, two = (content.index(np.float32(value).tobytes()) for value in (1, 2))
+    one, two = (content.index(np.array(value, "<f4").tobytes()) for value in (1, 2))
     changed = bytearray(content)
     changed[one : one + 4], changed[two : two + 4] = changed[two : two + 4], changed[one : one + 4]
     path.write_bytes(changed)

@@ -238,7 +238,7 @@ def construct(algorithm, form, groups, options):
 BAD_GRADIENTS = {
     "of another shape": lambda grad: np.zeros((*grad.shape, 2), grad.dtype),
     "of another dtype": lambda grad: np.zeros(grad.shape, np.int64),
-    "big-endian": lambda grad: grad.astype(grad.dtype.newbyteorder(">")),
+    "bytes the other way round": lambda grad: grad.astype(grad.dtype.newbyteorder()),
     "not an array": lambda grad: object(),
     "masked": lambda grad: np.ma.masked_array(grad),
 }
