@@ -88,3 +88,15 @@ def test_the_figures_in_the_readme_are_those_of_the_committed_results():
     readme = report.README.read_text(encoding="utf-8")
     assert readme == report.between(readme, report.readme_figures(committed))
     assert committed["command"] in readme
+
+
+def test_the_readme_says_how_near_the_limit_the_committed_results_are():
+    paths = report.COMMITTED, report.COMMITTED.with_name("compare-x86-64-v3.json")
+    shares = [
+        1 / results.measured(results.entry_for(results.load(path), "resnet50", "plain"))["rmsprop"]["vs_limit"]
+        for path in paths
+    ]
+    readme = " ".join(report.README.read_text(encoding="utf-8").split())
+    assert (
+        "ResNet-50's step comes to {:.2f} of the limit; without AVX-512, on Zen 3, to {:.2f} ".format(*shares) in readme
+    )
