@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-QUICK_TESTS = ("@ci/portable-tests.txt", "tests/test_checkpoint.py")
+QUICK_TESTS = ("@ci/portable-tests.txt", "tests/saving/test_checkpoint.py")
 """Arguments of pytest for the tests that need nothing but the package, and are done in a minute."""
 
 

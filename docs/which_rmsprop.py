@@ -24,7 +24,8 @@ from rich.progress import Progress
 from threadpoolctl import threadpool_limits
 
 import rmsprop
-from rmsprop import demo, presets, schedules
+from rmsprop import presets, schedules
+from rmsprop._commands import demo
 
 PICTURE = Path(__file__).parent / "which-rmsprop.png"
 SETTINGS = demo.Settings(epochs=20, batch_size=32, hidden_units=32, seed=0)

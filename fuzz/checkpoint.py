@@ -19,7 +19,7 @@ import numpy as np
 
 with atheris.instrument_imports(include=["rmsprop"]):
     import rmsprop
-    from rmsprop import checkpoint
+    from rmsprop._saving import checkpoint
 
 CHECKSUM = slice(-checkpoint.CHECKSUM_BYTES, None)
 

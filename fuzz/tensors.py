@@ -20,7 +20,7 @@ from arguments import Algorithm, Naming, Stepper, a_shape, check, hyperparameter
 with atheris.instrument_imports(include=["rmsprop"]):
     import rmsprop.torch
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
 import made_up_dlpack as dlpack
 from made_up_dlpack import Answering, ForeignArray, LentTwice, OldLibrary

@@ -2,7 +2,7 @@
 
 import sys
 
-from rmsprop.cli import main
+from rmsprop._commands.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rmsprop.state_dicts import (
+from rmsprop._saving.state_dicts import (
     ADAGRAD_AS_IN_TORCH,
     RMSPROP_AS_IN_TORCH,
     current_lr,

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rmsprop._core import Algorithm, Naming, Stepper
-from rmsprop.placement import empty_state
-from rmsprop.state import State, StateColumns
-from rmsprop.step_options import StepOptions
+from rmsprop._optimizer.allocation import empty_state
+from rmsprop._optimizer.options import StepOptions
+from rmsprop._optimizer.state import State, StateColumns
 
 Array = NDArray[Any]
 LearningRate = float | Callable[[int], float]
@@ -149,7 +149,7 @@ class Optimizer(StepOptions):
             >>> opt.state[0]
             {'step': 0, 'square_avg': array([0., 0.])}
         """
-        from rmsprop import state_dicts
+        from rmsprop._saving import state_dicts
 
         return state_dicts.state_dict(self)
 
@@ -177,7 +177,7 @@ class Optimizer(StepOptions):
             >>> other.lr
             0.1
         """
-        from rmsprop import state_dicts
+        from rmsprop._saving import state_dicts
 
         state_dicts.load_state_dict(self, state_dict)
 
@@ -210,7 +210,7 @@ class Optimizer(StepOptions):
             >>> resumed.state[0]
             {'step': 1, 'square_avg': array([0.1, 0.4])}
         """
-        from rmsprop import checkpoint
+        from rmsprop._saving import checkpoint
 
         checkpoint.save(self, path, progress=progress)
 
@@ -231,7 +231,7 @@ class Optimizer(StepOptions):
             OSError: the file cannot be read.
             RuntimeError: another thread is in a step of this optimizer.
         """
-        from rmsprop import checkpoint
+        from rmsprop._saving import checkpoint
 
         checkpoint.load(self, path, progress=progress)
 

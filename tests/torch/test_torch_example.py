@@ -13,7 +13,7 @@ np = pytest.importorskip("numpy")
 for package in ("matplotlib", "rich", "sklearn"):
     pytest.importorskip(package, reason=f"{package}, which the example needs, is not installed")
 
-SCRIPT = Path(__file__).parents[1] / "examples" / "pytorch" / "train.py"
+SCRIPT = Path(__file__).parents[2] / "examples" / "pytorch" / "train.py"
 MEMORY_SCRIPT = SCRIPT.with_name("step_in_backward.py")
 
 

@@ -3,7 +3,6 @@
 import ast
 import doctest
 import importlib
-import pkgutil
 import re
 import runpy
 from pathlib import Path
@@ -12,17 +11,29 @@ import pytest
 
 import rmsprop
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-MODULES = sorted(module.name for module in pkgutil.iter_modules(rmsprop.__path__) if module.name != "__main__")
+PACKAGE = Path(rmsprop.__file__).parent
+TESTS = {path.name: path for path in (ROOT / "tests").rglob("test_*.py")}
 
 
-@pytest.mark.parametrize("name", MODULES)
+def module_names():
+    """Return all modules of the package, those of its subpackages too, without importing any."""
+    paths = [path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py") if path.name != "__main__.py"]
+    parts = [path.parts[:-1] if path.name == "__init__.py" else path.with_suffix("").parts for path in paths]
+    return sorted(".".join(["rmsprop", *names]) for names in parts)
+
+
+def test_all_modules_are_looked_at():
+    assert {"rmsprop", "rmsprop.optimizers", "rmsprop._saving.checkpoint", "rmsprop.torch"} <= set(module_names())
+
+
+@pytest.mark.parametrize("name", module_names())
 def test_examples_in_docstrings_run(name):
-    if name == "torch":
+    if name.startswith("rmsprop.torch"):
         pytest.importorskip("torch", reason="PyTorch is not installed")
     before = rmsprop.get_num_threads()
-    results = doctest.testmod(importlib.import_module(f"rmsprop.{name}"), optionflags=doctest.ELLIPSIS)
+    results = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
     rmsprop.set_num_threads(before)
     assert results.failed == 0
 
@@ -78,7 +89,8 @@ def test_every_test_that_the_page_of_promises_names_exists():
     page = (ROOT / "docs/promises.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`([\w/]+\.(?:py|cpp))::([^`]+)`", page))
     assert len(named) > 80
-    assert not sorted(f"{file}::{name}" for file, name in named if not is_in(ROOT / "tests" / file, name))
+    place = {**TESTS, **{f"cpp/{path.name}": path for path in (ROOT / "tests/cpp").glob("*.cpp")}}
+    assert not sorted(f"{file}::{name}" for file, name in named if file not in place or not is_in(place[file], name))
     for path in re.findall(r"(?:tests|ci)/[\w./*-]+", page):
         assert list(ROOT.glob(path.rstrip("."))) or path == "tests/FILE", path
 

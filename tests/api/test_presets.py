@@ -597,7 +597,7 @@ def rows_of_presets(text):
 
 @pytest.mark.parametrize("place", ["the module's docstring", "docs/which-rmsprop.md"])
 def test_the_tables_say_what_the_presets_are(place):
-    page = Path(__file__).parent.parent / "docs" / "which-rmsprop.md"
+    page = Path(__file__).parents[2] / "docs" / "which-rmsprop.md"
     rows = rows_of_presets(page.read_text(encoding="utf-8") if place.startswith("docs") else presets.__doc__)
     assert rows.keys() == BY_NAME.keys()
     for name, row in rows.items():
@@ -612,7 +612,7 @@ def test_the_tables_say_what_the_presets_are(place):
 
 
 def test_the_examples_of_the_page_run():
-    page = (Path(__file__).parent.parent / "docs" / "which-rmsprop.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "which-rmsprop.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     assert len(blocks) == 3
     names = {}

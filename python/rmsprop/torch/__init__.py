@@ -37,7 +37,7 @@ from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
 
 from rmsprop._core import Algorithm, Naming, Stepper
-from rmsprop.step_options import StepOptions
+from rmsprop._optimizer.options import StepOptions
 
 __all__ = ["Adagrad", "RMSprop", "step_in_backward"]
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import rmsprop
-from rmsprop import cli
+from rmsprop._commands import main as cli
 
 MODULE = (sys.executable, "-m", "rmsprop")
 
@@ -29,7 +29,10 @@ def run(*command: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 def without(package: str, *arguments: str) -> tuple[str, ...]:
     """Return a command that runs `rmsprop` in a Python that does not have `package`."""
-    program = f"import sys; sys.modules[{package!r}] = None; from rmsprop import cli; sys.exit(cli.main({arguments!r}))"
+    program = (
+        f"import sys; sys.modules[{package!r}] = None; "
+        f"from rmsprop._commands.main import main; sys.exit(main({arguments!r}))"
+    )
     return sys.executable, "-c", program
 
 
@@ -105,7 +108,7 @@ def test_info_is_show_config(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_console_script_and_module_are_the_same_program(tmp_path: Path) -> None:
     (entry_point,) = {entry.value for entry in entry_points(group="console_scripts", name="rmsprop")}
-    assert entry_point == "rmsprop.cli:main"
+    assert entry_point == "rmsprop._commands.main:main"
     script = shutil.which("rmsprop", path=sysconfig.get_path("scripts"))
     assert script is not None
     for arguments in (["info"], ["--help"], ["demo", "--help"], ["demo", "--epochs", "0"]):
@@ -194,8 +197,8 @@ def test_info_needs_none_of_the_packages_of_the_demo(package: str, tmp_path: Pat
 
 def test_a_fault_of_our_own_is_not_blamed_on_a_missing_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delitem(sys.modules, "rmsprop.demo", raising=False)
-    monkeypatch.delattr(rmsprop, "demo", raising=False)
+    monkeypatch.delitem(sys.modules, "rmsprop._commands.demo", raising=False)
+    monkeypatch.delattr(rmsprop._commands, "demo", raising=False)
     monkeypatch.setitem(sys.modules, "rmsprop.optimizers", None)
     with pytest.raises(ModuleNotFoundError, match=r"rmsprop\.optimizers"):
         cli.main(["demo"])
@@ -205,7 +208,7 @@ def test_importing_the_package_imports_no_command_line(tmp_path: Path) -> None:
     program = "import sys, numpy; before = set(sys.modules); import rmsprop; print(*sorted(set(sys.modules) - before))"
     imported = run(sys.executable, "-c", program, folder=tmp_path).stdout.split()
     assert "rmsprop.optimizers" in imported
-    unwanted = {"argparse", "tempfile", "rmsprop.cli", "rmsprop.demo", *cli.DEMO_PACKAGES}
+    unwanted = {"argparse", "tempfile", "rmsprop._commands.main", "rmsprop._commands.demo", *cli.DEMO_PACKAGES}
     assert unwanted.isdisjoint(imported)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-SLOW = Path(__file__).parent.parent / "ci" / "slow"
+SLOW = Path(__file__).parents[2] / "ci" / "slow"
 
 PRINTED = {
     "same-bits": "x86_64  clang++  - skipped: no clang++\n\n12 agree, 0 differ, 1 skipped",

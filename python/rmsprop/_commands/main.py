@@ -152,7 +152,7 @@ def add_inspect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 def run_demo(options: argparse.Namespace) -> int:
     """Run the demo, or say how to install what it needs."""
     try:
-        from rmsprop import demo
+        from rmsprop._commands import demo
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in DEMO_PACKAGES:
@@ -174,7 +174,7 @@ def run_info(options: argparse.Namespace) -> int:
 
 def run_inspect(options: argparse.Namespace) -> int:
     """Print the content of a checkpoint, or say what is wrong with the file."""
-    from rmsprop import inspection
+    from rmsprop._commands import inspect as inspection
 
     try:
         inspection.print_checkpoint(options.file)

@@ -42,9 +42,9 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from rmsprop import state_dicts
 from rmsprop._core import __version__
-from rmsprop.atomic_file import replacing
+from rmsprop._saving import state_dicts
+from rmsprop._saving.atomic_file import replacing
 
 if TYPE_CHECKING:
     from rmsprop.optimizers import Optimizer

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "cpp"
 HEADERS = sorted(path.name for path in (ROOT / "cpp" / "include" / "rmsprop").iterdir())
 WARNINGS = "-DCMAKE_CXX_FLAGS=-Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion -Werror"

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rmsprop.placement import empty_state
-from rmsprop.state import StateColumns, step_count
+from rmsprop._optimizer.allocation import empty_state
+from rmsprop._optimizer.state import StateColumns, step_count
 
 if TYPE_CHECKING:
     from rmsprop.optimizers import Optimizer

@@ -19,7 +19,8 @@ from matplotlib.image import imread
 from rich.progress import Progress
 
 import rmsprop
-from rmsprop import cli, demo
+from rmsprop._commands import demo
+from rmsprop._commands import main as cli
 
 SHORT = demo.Settings(epochs=2, batch_size=32, hidden_units=8, seed=0)
 

@@ -18,7 +18,7 @@ import pytest
 
 import rmsprop
 from bits import assert_same_bits
-from rmsprop import checkpoint
+from rmsprop._saving import checkpoint
 from runs import DTYPES, FORMS, RULES, Run, Unchanged
 
 NAME = "optimizer.safetensors"

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from rmsprop.checkpoint import Contents, Progress, Tensor, describe
+from rmsprop._saving.checkpoint import Contents, Progress, Tensor, describe
 
 Row = tuple[str, ...]
 

@@ -9,7 +9,7 @@ import pytest
 
 import rmsprop
 from bits import assert_same_bits
-from rmsprop import state_dicts
+from rmsprop._saving import state_dicts
 from runs import DTYPES, FORMS, RULES, Run, Unchanged, assert_same_state, random_params
 
 SWAPPED = np.dtype(np.float64).newbyteorder()  # as this machine does not have it

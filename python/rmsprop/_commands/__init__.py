@@ -1,0 +1,1 @@
+"""What the command `rmsprop` does. Private."""
