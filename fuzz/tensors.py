@@ -15,7 +15,7 @@ import arguments
 import atheris
 import numpy as np
 import torch
-from arguments import Algorithm, Naming, Stepper, a_shape, check, hyperparameters, is_used
+from arguments import Naming, Stepper, a_shape, check, hyperparameters, is_used
 
 with atheris.instrument_imports(include=["rmsprop"]):
     import rmsprop.torch
@@ -245,7 +245,7 @@ def test_one_input(raw):
 
 def run(data):
     """Take one step by a function or an optimizer for arrays, or up to three by one for tensors."""
-    algorithm = Algorithm.rmsprop if data.ConsumeBool() else Algorithm.adagrad
+    algorithm = "rmsprop" if data.ConsumeBool() else "adagrad"
     way = WAYS[data.ConsumeIntInRange(0, len(WAYS) - 1)]
     memory = Tensors(data)
     count = data.ConsumeIntInRange(1, 3)
@@ -257,10 +257,10 @@ def run(data):
 
 
 ROLES = {
-    Algorithm.rmsprop: ("param", "grad", "square_avg", "grad_avg", "momentum_buffer"),
-    Algorithm.adagrad: ("param", "grad", "sum"),
+    "rmsprop": ("param", "grad", "square_avg", "grad_avg", "momentum_buffer"),
+    "adagrad": ("param", "grad", "sum"),
 }
-KINDS = {Algorithm.rmsprop: rmsprop.torch.RMSprop, Algorithm.adagrad: rmsprop.torch.Adagrad}
+KINDS = {"rmsprop": rmsprop.torch.RMSprop, "adagrad": rmsprop.torch.Adagrad}
 DEFAULTS = {algorithm: kind([torch.ones(1)]).defaults for algorithm, kind in KINDS.items()}
 ONLY_OURS = ("capturable", "foreach", "differentiable", "fused", "initial_accumulator_value")
 

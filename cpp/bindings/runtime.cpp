@@ -2,7 +2,7 @@
 
 #include <string>
 
-#include "hyperparameters.hpp"
+#include "groups.hpp"
 #include "rmsprop/runtime.hpp"
 
 namespace rmsprop::bindings {

@@ -100,4 +100,9 @@ bool is_finite(const Tensor& tensor) noexcept {
   return chosen_kernels().is_finite[static_cast<int>(tensor.dtype)](tensor);
 }
 
+std::size_t find_nonfinite(std::span<const Tensor> tensors, int /*num_threads*/) noexcept {
+  const auto found = std::find_if(tensors.begin(), tensors.end(), [](const Tensor& t) { return !is_finite(t); });
+  return static_cast<std::size_t>(found - tensors.begin());
+}
+
 }  // namespace rmsprop

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rmsprop._core import Algorithm, Naming, Stepper
+from rmsprop._core import Naming, Stepper
 
 Array = NDArray[Any]
 Arrays = Array | Sequence[Array]
@@ -113,7 +113,7 @@ def rmsprop_(
         "clip_norm": clip_norm,
     }
     state = {"square_avg": square_avg, "grad_avg": grad_avg, "momentum_buffer": momentum_buffer}
-    _step(Algorithm.rmsprop, group, param, grad, state, step, grad_scale, num_threads)
+    _step("rmsprop", group, param, grad, state, step, grad_scale, num_threads)
 
 
 def adagrad_(
@@ -187,11 +187,11 @@ def adagrad_(
         "clip_value": clip_value,
         "clip_norm": clip_norm,
     }
-    _step(Algorithm.adagrad, group, param, grad, {"sum": sum}, step, grad_scale, num_threads)
+    _step("adagrad", group, param, grad, {"sum": sum}, step, grad_scale, num_threads)
 
 
 def _step(
-    algorithm: Algorithm,
+    rule: str,
     group: dict[str, Any],
     param: Arrays,
     grad: Arrays | Sequence[Array | None],
@@ -213,7 +213,7 @@ def _step(
         keys = list(range(len(params)))
         columns = tuple(_column(name, arrays, len(params)) for name, arrays in state.items())
     steps = np.full(len(params), step - 1, np.int64)
-    stepper = Stepper(algorithm, Naming.function)
+    stepper = Stepper(rule, Naming.function)
     stepper.num_threads = num_threads
     stepper.step([{**group, "params": params}], grad, (keys, columns, steps), grad_scale, None)
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from rmsprop._core import Algorithm, Naming, Stepper
+from rmsprop._core import Naming, Stepper
 from rmsprop._optimizer.allocation import empty_state
 from rmsprop._optimizer.options import StepOptions
 from rmsprop._optimizer.state import State, StateColumns
@@ -22,7 +22,7 @@ Grads = Array | Sequence[Array | None] | Mapping[str, Array | None]
 class Optimizer(StepOptions):
     """What RMSprop and Adagrad have in common. Not for use on its own."""
 
-    algorithm: ClassVar[Algorithm]
+    rule: ClassVar[str]
     state_names: ClassVar[tuple[str, ...]]
 
     param_groups: list[dict[str, Any]]
@@ -34,7 +34,7 @@ class Optimizer(StepOptions):
         self._is_single = isinstance(params, np.ndarray)
         self._keys: list[Any] = []
         self._columns = StateColumns.empty(self.state_names)
-        self._stepper = Stepper(self.algorithm, Naming.optimizer)
+        self._stepper = Stepper(self.rule, Naming.optimizer)
         self.nonfinite = nonfinite
         self.num_threads = num_threads
         groups = _groups_from(params)
@@ -71,7 +71,7 @@ class Optimizer(StepOptions):
             >>> weights["w"].round(4)
             array([0.6838, 1.3162])
         """
-        self._stepper.step(self.param_groups, grads, self._columns.for_engine, grad_scale, self)
+        self._stepper.step(self.param_groups, grads, self._columns.for_engine, grad_scale, self._columns_for_engine)
 
     # ---- State and groups --------------------------------------------------------------------------------------------
 
@@ -108,24 +108,25 @@ class Optimizer(StepOptions):
         """
         if not isinstance(group, Mapping) or "params" not in group:
             raise TypeError(f"param_groups: got {type(group).__name__}, wanted a dict with 'params'")
-        params, keys = _params_and_keys(group["params"], first_index=len(self._keys))
-        self._check_keys(keys)
-        unknown = sorted(map(str, group.keys() - self.defaults.keys() - {"params", "name"}))
-        if unknown:
-            known = ", ".join(self.defaults)
-            raise ValueError(f"param_groups: unknown hyperparameter {', '.join(unknown)}; this optimizer has {known}")
-        groups = [*self.param_groups, {**self.defaults, **group, "params": params}]
-        all_keys = [*self._keys, *keys]
-        columns = self._columns.extended(len(params), None if self._is_single else all_keys)
-        self._check(groups, columns)
-        for key, param in zip(keys, params, strict=True):
-            if not isinstance(param, np.ndarray):  # a function would take it: an array of another library
-                raise TypeError(
-                    f"params[{key!r}]: got {type(param).__name__}, wanted a numpy.ndarray; "
-                    "the optimizers for PyTorch's tensors are in rmsprop.torch"
-                )
-        self._allocate_missing_state(groups, columns)
-        self.param_groups, self._columns, self._keys = groups, columns, all_keys
+        with self._stepper.hold("add_param_group"):
+            params, keys = _params_and_keys(group["params"], first_index=len(self._keys))
+            self._check_keys(keys)
+            unknown = sorted(map(str, group.keys() - self.defaults.keys() - {"params", "name"}))
+            if unknown:
+                known = ", ".join(self.defaults)
+                raise ValueError(f"param_groups: unknown hyperparameter {', '.join(unknown)}; this optimizer has {known}")
+            groups = [*self.param_groups, {**self.defaults, **group, "params": params}]
+            all_keys = [*self._keys, *keys]
+            columns = self._columns.extended(len(params), None if self._is_single else all_keys)
+            self._check(groups, columns)
+            for key, param in zip(keys, params, strict=True):
+                if not isinstance(param, np.ndarray):  # a function would take it: an array of another library
+                    raise TypeError(
+                        f"params[{key!r}]: got {type(param).__name__}, wanted a numpy.ndarray; "
+                        "the optimizers for PyTorch's tensors are in rmsprop.torch"
+                    )
+            self._allocate_missing_state(groups, columns)
+            self.param_groups, self._columns, self._keys = groups, columns, all_keys
 
     # ---- Saving and loading ------------------------------------------------------------------------------------------
 
@@ -267,9 +268,12 @@ class Optimizer(StepOptions):
         self._allocate_missing_state(self.param_groups, columns)
         return columns
 
+    def _columns_for_engine(self) -> Any:
+        return self._columns_with_missing_state().for_engine
+
     def _needed_state(self, group: dict[str, Any]) -> tuple[str, ...]:
         """Return the names of the state that a group with these hyperparameters uses."""
-        raise NotImplementedError
+        return self._stepper.state_names(group)
 
 
 class RMSprop(Optimizer):
@@ -334,7 +338,7 @@ class RMSprop(Optimizer):
     Source: T. Tieleman and G. Hinton, lecture 6e of Neural Networks for Machine Learning, Coursera, 2012.
     """
 
-    algorithm = Algorithm.rmsprop
+    rule = "rmsprop"
     state_names = ("square_avg", "grad_avg", "momentum_buffer")
 
     def __init__(
@@ -377,11 +381,6 @@ class RMSprop(Optimizer):
             "clip_norm": clip_norm,
         }
         super().__init__(params, defaults, nonfinite, num_threads)
-
-    def _needed_state(self, group: dict[str, Any]) -> tuple[str, ...]:
-        centered = ("grad_avg",) if group["centered"] else ()
-        momentum = ("momentum_buffer",) if group["momentum"] else ()
-        return ("square_avg", *centered, *momentum)
 
 
 class Adagrad(Optimizer):
@@ -434,7 +433,7 @@ class Adagrad(Optimizer):
     Source: J. Duchi, E. Hazan and Y. Singer, Journal of Machine Learning Research 12, 2011.
     """
 
-    algorithm = Algorithm.adagrad
+    rule = "adagrad"
     state_names = ("sum",)
 
     def __init__(
@@ -467,9 +466,6 @@ class Adagrad(Optimizer):
             "clip_norm": clip_norm,
         }
         super().__init__(params, defaults, nonfinite, num_threads)
-
-    def _needed_state(self, group: dict[str, Any]) -> tuple[str, ...]:
-        return ("sum",)
 
 
 def _groups_from(params: Params) -> list[Mapping[str, Any]]:

@@ -10,7 +10,7 @@ import made_up_dlpack as dlpack
 import rmsprop
 from bits import assert_same_bits
 from made_up_dlpack import Answering, ForeignArray, LentTwice, Managed, OldLibrary, Versioned
-from rmsprop._core import Algorithm, Naming, Stepper
+from rmsprop._core import Naming, Stepper
 
 GRAD = np.arange(6.0).reshape(2, 3)
 
@@ -208,10 +208,7 @@ def step_of_tensors(param, grad, square_avg, step):
     param.grad = grad
     state = {param: {"square_avg": square_avg, "step": step}}
 
-    class Owner:
-        _entries_with_missing_state = staticmethod(lambda: state)
-
-    Stepper(Algorithm.rmsprop, Naming.torch).step_tensors([{**group, "params": [param]}], state, 1.0, Owner, len)
+    Stepper("rmsprop", Naming.torch).step_tensors([{**group, "params": [param]}], state, 1.0, lambda: state, len)
 
 
 def test_parameters_and_state_of_any_library_are_updated_where_they_lie():

@@ -349,14 +349,14 @@ RAW_CALLS = {
 }
 
 RAW = """
-    from rmsprop._core import Algorithm, Naming, Stepper
+    from rmsprop._core import Naming, Stepper
 
     def call(method, **changes):
         state, steps = ([big()], [big()], [big()]), np.zeros(1, np.int64)
         arguments = dict(groups=[group], columns=([0], state, steps))
         if method == "step":
-            arguments |= dict(grads=[big()], grad_scale=1.0, owner=None)
-        getattr(Stepper(Algorithm.rmsprop, Naming.optimizer), method)(**arguments | changes)
+            arguments |= dict(grads=[big()], grad_scale=1.0, allocate=None)
+        getattr(Stepper("rmsprop", Naming.optimizer), method)(**arguments | changes)
 
     group = {**rmsprop.RMSprop([big()], momentum=0.9, centered=True).param_groups[0], "params": [big()]}
     call("step")  # what is right is accepted

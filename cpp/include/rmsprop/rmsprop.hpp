@@ -5,6 +5,7 @@
 #include "rmsprop/dense.hpp"
 #include "rmsprop/gradients.hpp"
 #include "rmsprop/hyperparameters.hpp"
+#include "rmsprop/rule_table.hpp"
 #include "rmsprop/runtime.hpp"
 #include "rmsprop/step.hpp"
 #include "rmsprop/tensor.hpp"

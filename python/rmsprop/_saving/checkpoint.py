@@ -118,7 +118,7 @@ def save(optimizer: "Optimizer", path: str | os.PathLike[str], *, progress: Prog
     state_dicts.check_arrays(optimizer)
     saved = state_dicts.state_dict(optimizer)
     arrays = _arrays_of(saved["state"])
-    facts = _facts(optimizer.algorithm.name, saved, arrays)
+    facts = _facts(optimizer.rule, saved, arrays)
     with replacing(path) as new:
         _write(new, arrays, facts, progress)
         # A step that is under way would be told by this, one that came and went by its count.
@@ -131,8 +131,8 @@ def load(optimizer: "Optimizer", path: str | os.PathLike[str], *, progress: Prog
     """Load what `save` wrote; see `Optimizer.load`."""
     with _opened(path, progress) as (header, file):
         saved = _state_dict_in(header)
-        if header.facts["optimizer"] != optimizer.algorithm.name:
-            raise ValueError(f"it is the state of {header.facts['optimizer']}, wanted {optimizer.algorithm.name}")
+        if header.facts["optimizer"] != optimizer.rule:
+            raise ValueError(f"it is the state of {header.facts['optimizer']}, wanted {optimizer.rule}")
         _put_schedules(optimizer, saved["param_groups"])
         replacement = state_dicts.replacement_for(optimizer, saved, array_type=Tensor)
         array_of = {tensor.name: array for array, tensor in replacement.copies}

@@ -36,7 +36,7 @@ import numpy as np
 from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
 
-from rmsprop._core import Algorithm, Naming, Stepper
+from rmsprop._core import Naming, Stepper
 from rmsprop._optimizer.options import StepOptions
 
 __all__ = ["Adagrad", "RMSprop", "step_in_backward"]
@@ -58,7 +58,7 @@ class _AsIs:
 class Optimizer(StepOptions, torch.optim.Optimizer):
     """What RMSprop and Adagrad have in common. Not for use on its own."""
 
-    algorithm: ClassVar[Algorithm]
+    rule: ClassVar[str]
     accumulator: ClassVar[str]
 
     # torch.amp.GradScaler then leaves the gradients as they are, and sets these two attributes for the time of a step.
@@ -84,7 +84,7 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
                 return loss
             if self.grad_scale is not None:
                 scale = 1.0 / float(self.grad_scale)
-        self._stepper.step_tensors(self.param_groups, self.state, scale, self, torch.autograd.graph.increment_version)
+        self._stepper.step_tensors(self.param_groups, self.state, scale, self._entries_with_missing_state, torch.autograd.graph.increment_version)
         return loss
 
     # PyTorch's own: runs hooks and labels the step for the profiler.
@@ -233,7 +233,7 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
         self._complete_state()
 
     def _set_up(self, nonfinite: str, num_threads: int | None) -> None:
-        self._stepper = Stepper(self.algorithm, Naming.torch)
+        self._stepper = Stepper(self.rule, Naming.torch)
         self.nonfinite = nonfinite
         self.num_threads = num_threads
 
@@ -341,7 +341,7 @@ class RMSprop(Optimizer):
     Source: T. Tieleman and G. Hinton, lecture 6e of Neural Networks for Machine Learning, Coursera, 2012.
     """
 
-    algorithm = Algorithm.rmsprop
+    rule = "rmsprop"
     accumulator = "square_avg"
 
     def __init__(
@@ -445,7 +445,7 @@ class Adagrad(Optimizer):
     Source: J. Duchi, E. Hazan and Y. Singer, Journal of Machine Learning Research 12, 2011.
     """
 
-    algorithm = Algorithm.adagrad
+    rule = "adagrad"
     accumulator = "sum"
 
     def __init__(
@@ -633,7 +633,7 @@ class _StepOfOne:
     def __init__(self, optimizer: Optimizer, group_index: int) -> None:
         self._optimizer = optimizer
         self._group_index = group_index
-        self._stepper = Stepper(optimizer.algorithm, Naming.torch)  # remembers what it has checked of this parameter
+        self._stepper = optimizer._stepper.twin()  # remembers what it has checked of this parameter
 
     def __call__(self, param: Tensor) -> None:
         optimizer = self._optimizer
@@ -644,7 +644,7 @@ class _StepOfOne:
             [{**group, "params": [param], "param_names": [_name_of(param, group)]}],
             optimizer.state,
             1.0,
-            optimizer,
+            optimizer._entries_with_missing_state,
             torch.autograd.graph.increment_version,
         )
         param.grad = None

@@ -1,10 +1,11 @@
 #include "dlpack.hpp"
 
 #include <algorithm>
+#include <array>
+#include <atomic>
 #include <cstdint>
 #include <cstdlib>
 #include <limits>
-#include <vector>
 
 namespace rmsprop::bindings {
 namespace {
@@ -111,42 +112,57 @@ bool is_sound(const dlpack::Tensor& tensor) {
   return true;
 }
 
+// An attribute of a class, found without running Python code: neither metaclasses nor descriptors are asked. Borrowed.
+PyObject* class_attribute(PyTypeObject* type, const char* name) {
+  const auto key = py::reinterpret_steal<py::object>(PyUnicode_InternFromString(name));
+  return key ? _PyType_Lookup(type, key.ptr()) : nullptr;
+}
+
 // The exchange API of a type, or null. By the protocol it lasts for as long as the process.
 const ExchangeApi* find_api(PyTypeObject* type) {
-  const auto capsule = py::reinterpret_steal<py::object>(
-      PyObject_GetAttrString(reinterpret_cast<PyObject*>(type), "__dlpack_c_exchange_api__"));
+  if (has_own_dispatch(type)) return nullptr;
+  PyObject* capsule = class_attribute(type, "__dlpack_c_exchange_api__");
   constexpr const char* name = "dlpack_exchange_api";
-  if (!capsule || PyCapsule_IsValid(capsule.ptr(), name) == 0) {
-    PyErr_Clear();
-    return nullptr;
-  }
-  const auto* api = static_cast<const ExchangeApi*>(PyCapsule_GetPointer(capsule.ptr(), name));
+  if (capsule == nullptr || PyCapsule_IsValid(capsule, name) == 0) return nullptr;
+  const auto* api = static_cast<const ExchangeApi*>(PyCapsule_GetPointer(capsule, name));
   while (api != nullptr && api->version.major > known_major) api = api->previous;
   return api != nullptr && api->version.major == known_major && api->look_at != nullptr ? api : nullptr;
 }
 
 struct KnownType {
-  PyTypeObject* type;  // owned, so that no other type takes its address
-  const ExchangeApi* api;
+  std::atomic<PyTypeObject*> type = nullptr;  // owned, so that no other type takes its address
+  const ExchangeApi* api = nullptr;
 };
 
-// A program has few types of arrays. Those it makes without end are looked up each time.
+// A program has few types of arrays. If it makes them without end, the later ones are looked up each time. Entries are
+// only ever added, and one is complete before its type is there to be found, so that reading takes no lock.
 constexpr std::size_t most_known_types = 16;
 
 const ExchangeApi* api_of(PyTypeObject* type) {
-  static std::vector<KnownType>& known = *new std::vector<KnownType>();  // outlives the interpreter
-  for (const KnownType& entry : known) {
-    if (entry.type == type) return entry.api;
+  static std::array<KnownType, most_known_types> known;
+  static std::atomic<std::size_t> used = 0;
+  for (KnownType& entry : known) {
+    PyTypeObject* known_type = entry.type.load(std::memory_order_acquire);
+    if (known_type == type) return entry.api;
+    if (known_type == nullptr) break;
   }
   const ExchangeApi* api = find_api(type);
-  if (known.size() < most_known_types) {
+  const std::size_t place = used.load() < most_known_types ? used.fetch_add(1) : most_known_types;
+  if (place < most_known_types) {
     Py_INCREF(type);
-    known.push_back({type, api});
+    known[place].api = api;
+    known[place].type.store(type, std::memory_order_release);
   }
   return api;
 }
 
 }  // namespace
+
+// That of all other tensors of PyTorch is a function of C.
+bool has_own_dispatch(PyTypeObject* type) {
+  PyObject* dispatch = class_attribute(type, "__torch_dispatch__");
+  return dispatch != nullptr && PyCFunction_Check(dispatch) == 0;
+}
 
 bool has_exchange_api(PyTypeObject* type) { return api_of(type) != nullptr; }
 
@@ -195,7 +211,7 @@ py::object asked(const py::object& array) {
 
 py::object exported(PyObject* array) {
   const auto object = py::reinterpret_borrow<py::object>(array);
-  if (PyType_Check(array) || !py::hasattr(object, "__dlpack__")) return {};
+  if (PyType_Check(array) || has_own_dispatch(Py_TYPE(array)) || !py::hasattr(object, "__dlpack__")) return {};
   try {
     const py::object capsule = asked(object);
     if (py::object own = taken_over<VersionedTensor>(capsule)) return own;

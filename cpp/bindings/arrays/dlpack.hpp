@@ -47,8 +47,12 @@ struct ForeignArray {
   bool is_read_only = false;
 };
 
-// True for a type whose arrays can be looked at in a few instructions, without running Python code: PyTorch's tensors,
-// from PyTorch 2.10 on, which have DLPack's C exchange API.
+// True for a subclass of PyTorch's tensors with a `__torch_dispatch__` of its own, such as DTensor. It runs Python code
+// whenever its sizes are asked, and may have no memory: to a step it is no array.
+bool has_own_dispatch(PyTypeObject* type);
+
+// True for a type whose arrays can be looked at in a few instructions: PyTorch's tensors, from PyTorch 2.10 on, which
+// have DLPack's C exchange API, unless they have a dispatch of their own. Neither this nor look_at() runs Python code.
 bool has_exchange_api(PyTypeObject* type);
 
 // Looks at an array of such a type, or at a capsule that `exported` returned. Good for as long as the array, and its

@@ -2,41 +2,13 @@
 
 #include "rmsprop/update.hpp"
 
-#include <array>
-#include <charconv>
 #include <cmath>
-#include <initializer_list>
-#include <stdexcept>
-#include <string>
 
-#include "floating_point_scope.hpp"
+#include "../floating_point_scope.hpp"
 #include "rmsprop/tensor.hpp"
 
 namespace rmsprop {
 namespace {
-
-struct Named {
-  const char* name;
-  double value;
-};
-
-[[noreturn]] void reject(const Named& number, const char* wanted) {
-  std::array<char, 32> digits;  // the shortest that give the number back
-  const auto end = std::to_chars(digits.data(), digits.data() + digits.size(), number.value).ptr;
-  throw std::invalid_argument(std::string(number.name) + ": got " + std::string(digits.data(), end) + ", wanted " +
-                              wanted);
-}
-
-void check_not_negative(std::initializer_list<Named> numbers) {
-  for (const Named& number : numbers) {
-    if (!(std::isfinite(number.value) && number.value >= 0.0)) reject(number, "a finite number >= 0");
-  }
-}
-
-void check(const Preparation& prepare) {
-  if (!std::isfinite(prepare.grad_scale)) reject({"grad_scale", prepare.grad_scale}, "a finite number");
-  if (!(prepare.clip_value >= 0.0)) reject({"clip_value", prepare.clip_value}, "a number >= 0");
-}
 
 // alpha^t by repeated squaring: std::pow may differ in the last bit between C libraries, multiplication may not.
 double power(double alpha, std::int64_t t) {
@@ -78,25 +50,6 @@ Rule rule_of(const RMSprop& h) {
 }
 
 }  // namespace
-
-void check(const RMSprop& h) {
-  check_not_negative({{"lr", h.lr},
-                      {"alpha", h.alpha},
-                      {"eps", h.eps},
-                      {"momentum", h.momentum},
-                      {"weight_decay", h.prepare.weight_decay}});
-  if (h.alpha > 1.0) reject({"alpha", h.alpha}, "a number from 0 to 1");
-  if (h.nesterov && h.momentum == 0.0) {
-    throw std::invalid_argument("nesterov: got True with momentum 0, wanted a momentum above 0 to look ahead with");
-  }
-  check(h.prepare);
-}
-
-void check(const Adagrad& h) {
-  check_not_negative(
-      {{"lr", h.lr}, {"lr_decay", h.lr_decay}, {"eps", h.eps}, {"weight_decay", h.prepare.weight_decay}});
-  check(h.prepare);
-}
 
 Update make_update(const RMSprop& h, std::int64_t t) {
   const FloatingPointScope scope;

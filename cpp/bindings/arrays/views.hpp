@@ -1,0 +1,100 @@
+// The only place where an untrusted object becomes a pointer. Nothing here runs Python code.
+#pragma once
+
+#include <pybind11/numpy.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+
+#include "../messages.hpp"
+#include "dlpack.hpp"
+#include "rmsprop/tensor.hpp"
+
+namespace rmsprop::bindings {
+
+// The type of an array's elements: of each real one, if they are complex.
+struct ElementType {
+  DType dtype = DType::float32;  // that steps are computed in
+  Packing packing = Packing::none;
+  bool is_complex = false;
+
+  std::int64_t size() const { return packing == Packing::none ? item_size(dtype) : 2; }
+  ElementType of_state() const { return {dtype, Packing::none, is_complex}; }
+  bool operator==(const ElementType& other) const = default;
+};
+
+// An array whose element type has been checked. Shape and strides are the array's own memory, so a view is as fresh as
+// the moment it is made, and valid for as long as the array is left as it is.
+class View {
+ public:
+  View() = default;
+  View(py::detail::PyArray_Proxy* array, ElementType type);
+  View(const ForeignArray& array, ElementType type);
+
+  explicit operator bool() const { return is_array_; }
+  std::byte* data() const { return data_; }
+  int ndim() const { return ndim_; }
+  std::int64_t shape(int d) const { return shape_[d]; }
+  std::int64_t stride(int d) const;  // in bytes
+
+  ElementType type() const { return type_; }
+  std::int64_t bytes_per_element() const { return type_.size() * (type_.is_complex ? 2 : 1); }
+  std::int64_t size() const;  // real elements
+
+  bool is_writeable() const { return is_writeable_; }
+  bool is_aligned() const { return is_aligned_; }
+  bool is_contiguous() const { return is_contiguous_; }  // in C order, or, in NumPy's arrays, in Fortran's
+  bool is_c_contiguous() const { return is_c_contiguous_; }
+  bool same_shape(const View& other) const;
+
+ private:
+  std::byte* data_ = nullptr;
+  const std::int64_t* shape_ = nullptr;
+  const std::int64_t* strides_ = nullptr;
+  std::int64_t stride_unit_ = 1;
+  int ndim_ = 0;
+  ElementType type_;
+  bool is_array_ = false;
+  bool is_writeable_ = false;
+  bool is_aligned_ = false;
+  bool is_contiguous_ = false;
+  bool is_c_contiguous_ = false;
+};
+
+// True for any NumPy array.
+bool is_array(PyObject* object);
+
+// True for a NumPy scalar, such as what an operator makes of arrays without dimensions.
+bool is_numpy_scalar(PyObject* object);
+
+// True if look() can look at the object as it is. Any other array has to be `exported` first.
+bool is_viewable(PyObject* object);
+
+// Makes a view of an array: a NumPy array (not a masked one) of float32, float64, complex64 or complex128 in the byte
+// order of this machine, or an array of another library, in memory of the CPU, of one of these types or of bfloat16 or
+// float16. Returns what is wrong with any other object.
+std::optional<Problem> look(PyObject* object, View& view);
+
+// What is wrong with an array that is to be updated in place: it is read-only, or two of its elements share memory.
+std::optional<Problem> problem_with_writing(const View& view);
+
+// What is wrong with an array that belongs to a parameter: its shape, or its element type. State has the type that the
+// parameter's steps are computed in; a gradient that of the parameter, or, where that is computed in float32 and real,
+// any other type that is.
+std::optional<Problem> problem_beside(const View& param, const View& view, Operand operand);
+
+// Accepts the ordinary case in few instructions: plain arrays of one shape, in C order, aligned, of types that fit
+// each other, and writeable but for the gradient; all NumPy's, or all of a type that has the exchange API of DLPack.
+// Fills in the tensor's data, size and type then. Says nothing about what is wrong otherwise; the functions above do.
+bool describe_ordinary(std::span<PyObject* const, operand_count> objects, Tensor& tensor);
+
+// Writes the layout of one operand into `layout`; a complex array gets one more dimension, of its two parts.
+void describe(const View& view, Layout& layout, int operand);
+
+// The entries of a dense, writeable int64 array with one entry for each of `count` parameters. Null if it is anything
+// else.
+std::int64_t* counts_of(PyObject* object, std::size_t count);
+
+}  // namespace rmsprop::bindings

@@ -1,0 +1,35 @@
+// Who is in the middle of a step, a load or a save of an optimizer. It belongs to the optimizer, so that all that works
+// on it shares one: steppers of single parameters, too.
+#pragma once
+
+#include <atomic>
+#include <string>
+
+namespace rmsprop::bindings {
+
+class Busy {
+ public:
+  // Raises RuntimeError that names both if somebody has it. A child made by fork() starts free: what had it does not
+  // exist there.
+  void begin(const char* what);
+  void end() { owner_.store(nobody, std::memory_order_release); }
+
+ private:
+  static constexpr unsigned nobody = 0;
+
+  std::atomic<unsigned> owner_ = nobody;         // the generation of the process that has it
+  std::atomic<const char*> what_ = "another step";  // for messages
+};
+
+class BusyScope {
+ public:
+  BusyScope(Busy& busy, const char* what) : busy_(busy) { busy_.begin(what); }
+  ~BusyScope() { busy_.end(); }
+  BusyScope(const BusyScope&) = delete;
+  BusyScope& operator=(const BusyScope&) = delete;
+
+ private:
+  Busy& busy_;
+};
+
+}  // namespace rmsprop::bindings

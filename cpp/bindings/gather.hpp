@@ -1,0 +1,92 @@
+// The first phase of a step: what it was given, as objects. What they point to is looked at in the next (plan.hpp).
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "groups.hpp"
+#include "messages.hpp"
+#include "rmsprop/tensor.hpp"
+
+namespace rmsprop::bindings {
+
+// The objects of one parameter, by operand; null where there is none.
+using Objects = std::array<PyObject*, operand_count>;
+
+// The parameters of a step, in the order of the groups. The memory serves again in the next step.
+class Gathered {
+ public:
+  struct Param {
+    std::size_t index;       // among all parameters, also those that the step leaves out
+    std::int64_t next_step;  // which step it is, from 1
+  };
+
+  Gathered() = default;
+  ~Gathered() { clear(); }
+  Gathered(const Gathered&) = delete;
+  Gathered& operator=(const Gathered&) = delete;
+
+  void clear();
+  void add(const Param& param, const Objects& objects) {
+    params_.push_back(param);
+    objects_.push_back(objects);
+  }
+  void end_group() { ends_.push_back(params_.size()); }
+
+  std::size_t size() const { return params_.size(); }
+  const Param& param(std::size_t i) const { return params_[i]; }
+  std::span<const Objects> objects() const { return objects_; }
+  std::size_t end_of(std::size_t group) const { return ends_[group]; }
+
+  // Keeps all objects alive until the next clear(). Before this is called, no Python code may run, and the GIL must not
+  // be released.
+  void hold();
+
+ private:
+  std::vector<Param> params_;
+  std::vector<Objects> objects_;
+  std::vector<std::size_t> ends_;  // of each group
+  bool holds_ = false;
+};
+
+// A front end: where parameters, gradients and state come from, and where what a step makes of them goes. When it has
+// been made, it owns every container and every object whose look-up may run Python code.
+class Source {
+ public:
+  // State that the hyperparameters need and that is not there.
+  struct Missing {
+    std::size_t index;
+    Operand operand;
+  };
+
+  virtual ~Source() = default;
+  Source() = default;
+  Source(const Source&) = delete;
+  Source& operator=(const Source&) = delete;
+
+  // Collects the objects of all parameters that have a gradient, or, without gradients, of all, and whatever state they
+  // have. Runs no Python code. Stops at state that is missing, unless there are no gradients.
+  virtual std::optional<Missing> collect(Gathered& gathered) = 0;
+
+  // Where state was missing: has the front end make it, which runs Python code.
+  virtual void complete() = 0;
+
+  // Puts gradients that are stored negated or conjugated into the places of these, elsewhere in memory. False if this
+  // front end does not do that. Runs Python code.
+  virtual bool resolve(std::span<const std::size_t> indices) = 0;
+
+  // The step was taken: writes the step counts of what was gathered, and new state, back to where they belong. What may
+  // run Python code comes last. Other code may have run since collect() if the step was disturbed.
+  virtual void commit(const Gathered& gathered, bool was_disturbed) = 0;
+
+  // What an array is called in messages. Runs Python code.
+  virtual Label label(std::size_t index, Operand operand) const = 0;
+};
+
+}  // namespace rmsprop::bindings

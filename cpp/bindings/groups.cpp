@@ -1,0 +1,288 @@
+#include "groups.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <stdexcept>
+
+#include "messages.hpp"
+#include "rmsprop/runtime.hpp"
+
+namespace rmsprop::bindings {
+namespace {
+
+using Kind = HyperparameterInfo::Kind;
+
+PyObject* interned(const char* text) { return PyUnicode_InternFromString(text); }
+
+struct Keys {
+  PyObject* params = interned("params");
+  PyObject* name = interned("name");
+
+  static const Keys& get() {
+    static const Keys keys;
+    return keys;
+  }
+};
+
+bool is_bool(PyObject* object) {
+  if (PyBool_Check(object)) return true;
+  if (PyFloat_CheckExact(object) || PyLong_CheckExact(object)) return false;
+  return py::isinstance(py::handle(object), py::module_::import("numpy").attr("bool_"));
+}
+
+// Never the value of a class that could give another number tomorrow, nor a schedule.
+bool is_immutable(PyObject* value) {
+  return PyFloat_CheckExact(value) || PyLong_CheckExact(value) || PyBool_Check(value) || PyUnicode_CheckExact(value) ||
+         value == Py_None;
+}
+
+bool flag_from(PyObject* object, const char* name) {
+  if (object == Py_False) return false;
+  if (object == Py_True) return true;
+  if (!is_bool(object)) raise_type_error({name}, "got " + type_name(object) + ", wanted a bool");
+  return py::handle(object).cast<bool>();
+}
+
+// None means no limit.
+double limit_from(PyObject* object, const char* name) {
+  if (object == Py_None) return std::numeric_limits<double>::infinity();
+  const double number = number_from(object, name);
+  if (!std::isfinite(number) || number < 0.0) {
+    raise_value_error({name}, "got " + repr(object) + ", wanted a finite number >= 0 or None");
+  }
+  return number;
+}
+
+double value_from(const HyperparameterInfo& info, PyObject* object) {
+  switch (info.kind) {
+    case Kind::flag:
+      return flag_from(object, info.name) ? 1.0 : 0.0;
+    case Kind::limit:
+      return limit_from(object, info.name);
+    default:
+      return number_from(object, info.name);
+  }
+}
+
+// The learning rate of a group: a number, a schedule, or, in PyTorch, a tensor, which its schedulers change in place.
+double learning_rate_from(const py::object& value, Naming naming, const std::function<std::int64_t()>& steps_taken) {
+  if (PyFloat_CheckExact(value.ptr())) return PyFloat_AS_DOUBLE(value.ptr());
+  py::object number = value;
+  if (naming == Naming::torch) {
+    if (py::hasattr(value, "item")) number = value.attr("item")();
+  } else if (PyCallable_Check(value.ptr()) != 0) {
+    number = value(steps_taken());
+  }
+  return number_from(number.ptr(), "lr");
+}
+
+// Every reference is an owned one: what is done with a value may run code that drops it from the dict. Without
+// `steps_taken` the learning rate is left out, and no schedule is asked.
+std::vector<double> values_in(const Rule& rule, Naming naming, PyObject* dict,
+                              const std::function<std::int64_t()>& steps_taken) {
+  const auto infos = rule.info().hyperparameters;
+  std::vector<double> values(infos.size());
+  Py_ssize_t known = 0;
+  const auto read = [&](std::size_t i) {
+    const py::object value = find(dict, rule.key(i));
+    if (value) ++known;
+    if (!value && i != rule.initial_value()) raise_value_error({infos[i].name}, "missing from the parameter group");
+    if (!value || (i == rule.lr() && steps_taken == nullptr)) {
+      values[i] = infos[i].default_value;
+    } else if (i == rule.lr()) {
+      values[i] = learning_rate_from(value, naming, steps_taken);
+    } else {
+      values[i] = value_from(infos[i], value.ptr());
+    }
+  };
+  read(rule.lr());  // first of all: a schedule may run any Python code, even code that changes this group
+  for (std::size_t i = 0; i < infos.size(); ++i) {
+    if (i != rule.lr()) read(i);
+  }
+  rule.info().check(values);
+  if (naming != Naming::torch) {
+    for (PyObject* key : {Keys::get().params, Keys::get().name}) known += find(dict, key) ? 1 : 0;
+    if (PyDict_Size(dict) == known) return values;
+    const auto keys = py::reinterpret_steal<py::list>(PyDict_Keys(dict));  // to compare them may run code, too
+    for (const py::handle key : keys) {
+      const bool is_known = key.equal(py::handle(Keys::get().params)) || key.equal(py::handle(Keys::get().name)) ||
+                            std::any_of(infos.begin(), infos.end(),
+                                        [&](const auto& info) { return key.equal(py::str(info.name)); });
+      if (!is_known) raise_value_error({"param_groups"}, "unknown key " + repr(key.ptr()));
+    }
+  }
+  return values;
+}
+
+unsigned state_of_values(const Rule& rule, const std::vector<double>& values) {
+  return state_of(rule.info().make_update(values, 1.0, 1).rule);
+}
+
+py::object params_in(PyObject* dict) {
+  const py::object params = find(dict, Keys::get().params);
+  if (!params || !PyList_Check(params.ptr())) {
+    raise_value_error({"param_groups"}, "wanted a dict per group, with a list of arrays as 'params'");
+  }
+  return params;
+}
+
+}  // namespace
+
+Rule::Rule(const std::string& name) : info_(nullptr) {
+  for (const RuleInfo& info : rule_table()) {
+    if (info.name == name) info_ = &info;
+  }
+  if (info_ == nullptr) throw py::value_error("rule: got '" + name + "', which is in no row of the table");
+  for (const HyperparameterInfo& info : info_->hyperparameters) keys_.push_back(interned(info.name));
+  for (const StateInfo& state : info_->state) state_keys_[state.operand] = interned(state.name);
+  lr_ = static_cast<std::size_t>(place_of(*info_, "lr"));
+  clip_norm_ = static_cast<std::size_t>(place_of(*info_, "clip_norm"));
+  initial_value_ = static_cast<std::size_t>(place_of(*info_, "initial_accumulator_value"));
+}
+
+double number_from(PyObject* object, const char* name) {
+  if (PyFloat_CheckExact(object)) return PyFloat_AS_DOUBLE(object);
+  const bool is_number =
+      !is_bool(object) && (PyLong_Check(object) || PyFloat_Check(object) ||
+                           py::isinstance(py::handle(object), py::module_::import("numbers").attr("Real")));
+  if (!is_number) raise_type_error({name}, "got " + type_name(object) + ", wanted a number");
+  const double number = PyFloat_AsDouble(object);
+  if (number == -1.0 && PyErr_Occurred()) {
+    PyErr_Clear();
+    raise_value_error({name}, "got " + repr(object) + ", wanted a number that a float can hold");
+  }
+  return number;
+}
+
+Nonfinite nonfinite_from(PyObject* object) {
+  if (!PyUnicode_Check(object)) raise_type_error({"nonfinite"}, "got " + type_name(object) + ", wanted a str");
+  const auto is = [object](const char* name) { return PyUnicode_CompareWithASCIIString(object, name) == 0; };
+  if (is("propagate")) return Nonfinite::propagate;
+  if (is("skip")) return Nonfinite::skip;
+  if (is("raise")) return Nonfinite::raise;
+  raise_value_error({"nonfinite"}, "got " + repr(object) + ", wanted 'propagate', 'skip' or 'raise'");
+}
+
+const char* name_of(Nonfinite nonfinite) {
+  switch (nonfinite) {
+    case Nonfinite::skip:
+      return "skip";
+    case Nonfinite::raise:
+      return "raise";
+    default:
+      return "propagate";
+  }
+}
+
+int num_threads_from(PyObject* object) {
+  if (object == Py_None) return 0;
+  if (!PyLong_Check(object) || PyBool_Check(object)) {
+    raise_type_error({"num_threads"}, "got " + type_name(object) + ", wanted an int or None");
+  }
+  const long n = PyLong_AsLong(object);
+  if (PyErr_Occurred()) PyErr_Clear();
+  if (n < 1 || n > max_num_threads) {
+    raise_value_error({"num_threads"},
+                      "got " + repr(object) + ", wanted a number from 1 to " + std::to_string(max_num_threads));
+  }
+  return static_cast<int>(n);
+}
+
+const char* name_of_state(const Rule& rule, Operand operand) {
+  for (const StateInfo& state : rule.info().state) {
+    if (state.operand == operand) return state.name;
+  }
+  return "state";
+}
+
+void Group::read(const Rule& rule, Naming naming, const py::object& dict, const std::string& prefix, double grad_scale,
+                 const StepsTaken& steps_taken) {
+  dict_ = dict;
+  if (take_remembered(grad_scale)) return;
+  seen_.clear();
+  try {
+    if (!PyDict_Check(dict.ptr())) {
+      raise_type_error({"param_groups"}, "got " + type_name(dict.ptr()) + ", wanted a dict per group");
+    }
+    const auto of_params = [&] { return steps_taken(params_in(dict.ptr())); };
+    values_ = values_in(rule, naming, dict.ptr(), of_params);
+  } catch (const py::type_error& error) {
+    throw py::type_error(prefix + error.what());
+  } catch (const py::value_error& error) {
+    throw py::value_error(prefix + error.what());
+  } catch (const std::invalid_argument& error) {
+    throw py::value_error(prefix + error.what());
+  }
+  rule_ = &rule;
+  params_ = params_in(dict.ptr());
+  clip_norm_ = values_[rule.clip_norm()];
+  state_needed_ = state_of_values(rule, values_);
+  differs_between_steps_ = rule.info().depends_on_step(values_);
+  grad_scale_ = grad_scale;
+  t_ = 0;
+  remember(grad_scale);
+}
+
+bool Group::take_remembered(double grad_scale) {
+  // By bits: 0.0 and -0.0 are equal, and give gradients of other signs.
+  const bool same_scale = std::bit_cast<std::uint64_t>(grad_scale) == std::bit_cast<std::uint64_t>(grad_scale_);
+  if (seen_.empty() || !same_scale || !PyDict_Check(dict_.ptr())) return false;
+  const Locked lock(dict_.ptr());
+  if (PyDict_GET_SIZE(dict_.ptr()) != static_cast<Py_ssize_t>(seen_.size())) return false;
+  Py_ssize_t position = 0;
+  PyObject* key = nullptr;
+  PyObject* value = nullptr;
+  PyObject* params = nullptr;
+  for (std::size_t i = 0; i < seen_.size(); ++i) {
+    PyDict_Next(dict_.ptr(), &position, &key, &value);
+    if (key != seen_[i].first.ptr() || (seen_[i].second && value != seen_[i].second.ptr())) return false;
+    if (i == place_of_params_) params = value;
+  }
+  if (params == nullptr || !PyList_CheckExact(params)) return false;
+  if (params != params_.ptr()) params_ = owned(params);
+  return true;
+}
+
+void Group::remember(double grad_scale) {
+  grad_scale_ = grad_scale;
+  const Locked lock(dict_.ptr());
+  Py_ssize_t position = 0;
+  PyObject* key = nullptr;
+  PyObject* value = nullptr;
+  while (PyDict_Next(dict_.ptr(), &position, &key, &value) != 0) {
+    const bool is_list = PyList_CheckExact(value) != 0;  // of parameters, or of their names
+    if (value == params_.ptr()) place_of_params_ = seen_.size();
+    if (!is_list && !is_immutable(value)) {
+      seen_.clear();
+      return;
+    }
+    seen_.emplace_back(owned(key), is_list ? py::object() : owned(value));
+  }
+}
+
+void Group::begin_step(const std::vector<Update>& others) {
+  first_of_others_ = others.size();
+  if (differs_between_steps_) t_ = 0;  // made anew, for the step that its first parameter is at
+}
+
+const Update& Group::update_for(std::int64_t t, std::vector<Update>& others) {
+  if (t_ == 0) {
+    update_ = rule_->info().make_update(values_, grad_scale_, t);
+    t_ = t;
+  }
+  if (t_ == t || !differs_between_steps_) return update_;
+  return others.emplace_back(rule_->info().make_update(values_, grad_scale_, t));
+}
+
+void Group::set_clip_scale(double scale, std::vector<Update>& others, std::size_t end) {
+  rmsprop::set_clip_scale(update_, scale);
+  for (std::size_t i = first_of_others_; i < end; ++i) rmsprop::set_clip_scale(others[i], scale);
+}
+
+unsigned state_needed_by(const Rule& rule, Naming naming, const py::object& dict) {
+  if (!PyDict_Check(dict.ptr())) raise_type_error({"param_groups"}, "wanted a dict per group");
+  return state_of_values(rule, values_in(rule, naming, dict.ptr(), nullptr));
+}
+
+}  // namespace rmsprop::bindings

@@ -1,0 +1,118 @@
+// From parameter groups, Python dicts under PyTorch's names, to updates: hyperparameters that have passed every check.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <limits>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "python.hpp"
+#include "rmsprop/rule_table.hpp"
+
+namespace rmsprop::bindings {
+
+// Who calls, and so how arguments are called in messages: an optimizer has `params` and `grads`, a function `param` and
+// `grad`, and an optimizer of PyTorch `params` with a `.grad` each. PyTorch's groups also hold what others keep there,
+// such as schedulers, and their learning rate may be a tensor.
+enum class Naming : std::uint8_t { optimizer, function, torch };
+
+// A row of the table of rules, with what is looked up in it at each step.
+class Rule {
+ public:
+  explicit Rule(const std::string& name);
+
+  const RuleInfo& info() const { return *info_; }
+  PyObject* key(std::size_t hyperparameter) const { return keys_[hyperparameter]; }
+  PyObject* state_key(Operand operand) const { return state_keys_[operand]; }
+  std::size_t lr() const { return lr_; }
+  std::size_t clip_norm() const { return clip_norm_; }
+  std::size_t initial_value() const { return initial_value_; }
+
+ private:
+  const RuleInfo* info_;
+  std::vector<PyObject*> keys_;  // interned, and alive for as long as the process
+  std::array<PyObject*, operand_count> state_keys_ = {};
+  std::size_t lr_, clip_norm_, initial_value_;
+};
+
+// What a rule calls the state that a tensor has in this place.
+const char* name_of_state(const Rule& rule, Operand operand);
+
+// One parameter group, from step to step.
+class Group {
+ public:
+  using StepsTaken = std::function<std::int64_t(const py::object& params)>;
+
+  // Reads and checks all hyperparameters of a dict, and takes its list of parameters. Raises TypeError or ValueError
+  // that names what is at fault, after `prefix`. If `lr` is callable it is called with steps_taken(). May run Python
+  // code.
+  //
+  // A dict that holds the very objects it held at the last call is not read again: numbers and flags never change, they
+  // are only replaced by others.
+  void read(const Rule& rule, Naming naming, const py::object& dict, const std::string& prefix, double grad_scale,
+            const StepsTaken& steps_taken);
+
+  const py::object& dict() const { return dict_; }
+  const py::object& params() const { return params_; }  // a list
+
+  // Infinity where the group does not clip.
+  double clip_norm() const { return clip_norm_; }
+
+  // As bits by operand.
+  unsigned state_needed() const { return state_needed_; }
+
+  // Parameters share an update as long as it does not depend on the step or they have taken equally many. Others get
+  // one in `others`, which must not grow beyond its capacity.
+  void begin_step(const std::vector<Update>& others);
+  const Update& update_for(std::int64_t t, std::vector<Update>& others);
+  bool differs_between_steps() const { return differs_between_steps_; }
+
+  // Scales the gradients of all updates of this group: its own, and those in `others` from `end` down to its first.
+  void set_clip_scale(double scale, std::vector<Update>& others, std::size_t end);
+  std::size_t first_of_others() const { return first_of_others_; }
+
+ private:
+  using Values = std::vector<double>;
+
+  bool take_remembered(double grad_scale);
+  void remember(double grad_scale);
+
+  const Rule* rule_ = nullptr;
+  py::object dict_;
+  py::object params_;
+  Values values_;
+  double grad_scale_ = 1.0;
+  double clip_norm_ = std::numeric_limits<double>::infinity();
+  unsigned state_needed_ = 0;
+  bool differs_between_steps_ = false;
+  Update update_ = {};  // made for step `t_`
+  std::int64_t t_ = 0;  // 0 if none was made yet
+  std::size_t first_of_others_ = 0;
+  // Keys and values of the dict; a value is null for a list, which no hyperparameter is. Empty if they must be read at
+  // each step.
+  std::vector<std::pair<py::object, py::object>> seen_;
+  std::size_t place_of_params_ = 0;
+};
+
+// The state that the hyperparameters of a group need, as bits by operand. Its learning rate is not looked at.
+unsigned state_needed_by(const Rule& rule, Naming naming, const py::object& dict);
+
+// A number as Python's float() would have it, but no bool, complex or string. Raises TypeError or ValueError.
+double number_from(PyObject* object, const char* name);
+
+// None (0, meaning the default of the process) or a number of threads.
+int num_threads_from(PyObject* object);
+
+// What becomes of a step whose gradients are not all finite.
+enum class Nonfinite : std::uint8_t { propagate, skip, raise };
+Nonfinite nonfinite_from(PyObject* object);
+const char* name_of(Nonfinite nonfinite);
+
+}  // namespace rmsprop::bindings

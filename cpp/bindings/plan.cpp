@@ -1,0 +1,241 @@
+#include "plan.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <utility>
+
+#include "arrays/lazy.hpp"
+
+namespace rmsprop::bindings {
+namespace {
+
+constexpr std::array operands = {param, grad, square_avg, grad_avg, momentum_buffer};
+
+// Objects are looked at this many tensors after they were asked for: about the time that memory takes.
+constexpr std::size_t prefetch_distance = 6;
+
+void prefetch(const void* address) {
+#if defined(__GNUC__) || defined(__clang__)
+  __builtin_prefetch(address);
+#else
+  (void)address;
+#endif
+}
+
+void prefetch_all(const Objects& objects) {
+  for (PyObject* object : objects) prefetch(object);
+}
+
+// The pointers are compared one by one: == of their arrays calls a function of the C library, which takes longer.
+bool is_same_written(const Tensor& a, const Tensor& b) {
+  bool same = a.size == b.size && a.dtype == b.dtype && a.packing == b.packing && a.layout == b.layout;
+  for (const Operand operand : {param, square_avg, grad_avg, momentum_buffer}) {
+    same = same && a.data[operand] == b.data[operand];
+  }
+  return same;
+}
+
+// Whether two layouts visit the same memory.
+bool is_same(const Layout& a, const Layout& b) {
+  if (a.ndim != b.ndim || a.dense != b.dense) return false;
+  if (!std::equal(a.shape.begin(), a.shape.begin() + a.ndim, b.shape.begin())) return false;
+  for (const Operand operand : operands) {
+    const auto& strides = a.strides[operand];
+    if (!std::equal(strides.begin(), strides.begin() + a.ndim, b.strides[operand].begin())) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+// Puts a tensor into the place of one of the step before. Hardly anything is written where nothing changed, so that
+// other threads' cache lines stay valid.
+void Plan::put(std::size_t i, const Tensor& tensor) {
+  Tensor& before = tensors_[i];
+  const bool same_written = is_same_written(tensor, before);
+  if (!same_written || tensor.data[grad] != before.data[grad]) {
+    changes_.push_back({i, same_written});
+    before = tensor;
+  } else if (before.update != tensor.update) {
+    before.update = tensor.update;
+  }
+}
+
+std::optional<Refused> Plan::look_at_all(std::vector<Group>& groups) {
+  const std::span<const Objects> objects = gathered_.objects();
+  if (tensors_.size() != objects.size()) is_proven_ = false;
+  tensors_.resize(objects.size());
+  layouts_.resize(std::max(layouts_.size(), objects.size()));
+  changes_.clear();
+  elements_ = 0;
+  updates_.clear();
+  std::size_t updates = 0;
+  for (std::size_t g = 0, begin = 0; g < groups.size(); begin = gathered_.end_of(g++)) {
+    if (groups[g].differs_between_steps()) updates += gathered_.end_of(g) - begin;
+  }
+  updates_.reserve(updates);  // tensors point to them
+  std::size_t i = 0;
+  for (std::size_t g = 0; g < groups.size(); ++g) {
+    groups[g].begin_step(updates_);
+    for (; i < gathered_.end_of(g); ++i) {
+      if (i + prefetch_distance < objects.size()) prefetch_all(objects[i + prefetch_distance]);
+      Tensor tensor;
+      tensor.update = &groups[g].update_for(gathered_.param(i).next_step, updates_);
+      if (auto refused = describe(i, tensor)) return refused;
+      elements_ += tensor.size;
+      put(i, tensor);
+    }
+  }
+  return std::nullopt;
+}
+
+std::optional<Refused> Plan::describe(std::size_t i, Tensor& tensor) {
+  return describe_ordinary(gathered_.objects()[i], tensor) ? std::nullopt : describe_any(i, tensor);
+}
+
+// Everything that can be wrong with an array is found here, and any layout understood.
+std::optional<Refused> Plan::describe_any(std::size_t i, Tensor& tensor) {
+  const Objects& objects = gathered_.objects()[i];
+  std::array<View, operand_count> views = {};
+  for (const Operand operand : operands) {
+    if (objects[operand] == nullptr) continue;
+    View& view = views[operand];
+    auto problem = look(objects[operand], view);
+    if (!problem && operand != param) problem = problem_beside(views[param], view, operand);
+    if (!problem && operand != grad) problem = problem_with_writing(view);
+    if (problem) return Refused{std::move(*problem), {i, operand}};
+    tensor.data[operand] = view.data();
+  }
+  tensor.size = views[param].size();
+  tensor.dtype = views[param].type().dtype;
+  tensor.packing[param] = views[param].type().packing;
+  tensor.packing[grad] = views[grad] ? views[grad].type().packing : tensor.packing[param];
+  if (tensor.size > 0) keep_layout(i, views, tensor);
+  return std::nullopt;
+}
+
+// None if the operands turn out to be dense after all, such as channels-last ones. Where it is that of the last step, it
+// stays the same object, by which the tensor is recognized.
+void Plan::keep_layout(std::size_t i, std::span<const View> views, Tensor& tensor) {
+  Layout layout;
+  for (const Operand operand : operands) {
+    if (views[operand]) bindings::describe(views[operand], layout, operand);
+  }
+  if (normalize(layout, tensor)) return;
+  const bool is_known = layouts_[i] != nullptr && tensors_[i].layout == layouts_[i].get();
+  if (!is_known || !is_same(layout, *layouts_[i])) {
+    layouts_[i] = std::make_unique<Layout>(layout);
+    tensors_[i].layout = nullptr;  // the old one is gone
+  }
+  tensor.layout = layouts_[i].get();
+}
+
+// A norm must not depend on where elements lie: so layouts are in their order here.
+std::optional<Refused> Plan::describe_gradients() {
+  gradients_.assign(tensors_.size(), {});
+  gradient_layouts_.resize(std::max(gradient_layouts_.size(), tensors_.size()));
+  for (std::size_t i = 0; i < tensors_.size(); ++i) {
+    View view;
+    if (auto problem = look(gathered_.objects()[i][grad], view)) return Refused{std::move(*problem), {i, grad}};
+    Tensor& gradient = gradients_[i];
+    gradient = tensors_[i];
+    gradient.data = {};
+    gradient.data[grad] = view.data();
+    gradient.layout = nullptr;
+    if (gradient.size == 0 || (view.is_c_contiguous() && view.is_aligned())) continue;
+    Layout layout;
+    bindings::describe(view, layout, grad);
+    if (normalize_in_order(layout, gradient)) continue;
+    if (gradient_layouts_[i] == nullptr) gradient_layouts_[i] = std::make_unique<Layout>();
+    *gradient_layouts_[i] = layout;
+    gradient.layout = gradient_layouts_[i].get();
+  }
+  return std::nullopt;
+}
+
+void Plan::clip(std::vector<Group>& groups, double sum_of_squares) {
+  std::size_t end = updates_.size();
+  for (auto group = groups.rbegin(); group != groups.rend(); ++group) {
+    if (std::isfinite(group->clip_norm())) {
+      group->set_clip_scale(clip_scale(sum_of_squares, group->clip_norm()), updates_, end);
+    }
+    end = group->first_of_others();
+  }
+}
+
+// What only the arrays themselves can tell.
+std::optional<Outcome> Plan::ask_whether_lazy(bool everything, bool& asked) {
+  LazyGradients lazy;
+  const auto ask = [&](std::size_t i, Operand operand) -> std::optional<Outcome> {
+    PyObject* array = gathered_.objects()[i][operand];
+    if (array == nullptr || !has_exchange_api(Py_TYPE(array))) return std::nullopt;
+    if (!asked && may_run_python_when_asked(array)) {
+      gathered_.hold();
+      asked = true;
+    }
+    if (!is_lazy(array)) return std::nullopt;
+    if (operand != grad) return Refused{lazy_problem(), {i, operand}};
+    lazy.tensors.push_back(i);
+    return std::nullopt;
+  };
+  if (everything) {
+    changes_.clear();
+    for (std::size_t i = 0; i < tensors_.size(); ++i) changes_.push_back({i, false});
+  }
+  for (const auto& [i, is_in_gradient_alone] : changes_) {
+    for (const Operand operand : operands) {
+      if (is_in_gradient_alone && operand != grad) continue;
+      if (auto outcome = ask(i, operand)) return outcome;
+    }
+  }
+  if (lazy.tensors.empty()) return std::nullopt;
+  return lazy;
+}
+
+// Nothing, if all is as it should be.
+std::optional<Outcome> Plan::ask(bool everything, bool& asked) {
+  if (auto outcome = ask_whether_lazy(everything, asked)) return outcome;
+  if (everything) disjointness_.forget();
+  for (const Change& change : changes_) {
+    change.is_in_gradient_alone ? disjointness_.forget_gradients() : disjointness_.forget();
+  }
+  if (disjointness_.is_proven()) return std::nullopt;
+  gathered_.hold();
+  if (auto overlap = disjointness_.find(tensors_, asked)) return Overlapping{*overlap};
+  return std::nullopt;
+}
+
+// The last look, after Python code may have run: everything has to be the same memory.
+bool Plan::is_as_before() {
+  for (std::size_t i = 0; i < tensors_.size(); ++i) {
+    Tensor tensor;
+    if (describe(i, tensor)) return false;
+    if (!is_same_written(tensor, tensors_[i]) || tensor.data[grad] != tensors_[i].data[grad]) return false;
+  }
+  return true;
+}
+
+Outcome Plan::make(Source& source, std::vector<Group>& groups, Purpose purpose) {
+  gathered_.clear();
+  if (auto missing = source.collect(gathered_)) return *missing;
+  // Until all is found right, what an earlier step has proven must not count.
+  const auto refused = [&](auto outcome) -> Outcome {
+    is_proven_ = false;
+    gathered_.hold();  // before anything is asked for its name
+    return outcome;
+  };
+  if (auto found = look_at_all(groups)) return refused(std::move(*found));
+  bool asked = false;
+  was_disturbed_ = true;
+  if (auto found = ask(!std::exchange(is_proven_, false), asked)) return refused(std::move(*found));
+  if (asked && !is_as_before()) return refused(Replaced{});
+  if (purpose == Purpose::step_with_norm) {
+    if (auto found = describe_gradients()) return refused(std::move(*found));
+  }
+  was_disturbed_ = asked;
+  is_proven_ = true;
+  return Ready{};
+}
+
+}  // namespace rmsprop::bindings

@@ -1,0 +1,89 @@
+// The second phase of a step: every array is looked at once and checked, and described to the engine.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <variant>
+#include <vector>
+
+#include "arrays/overlap.hpp"
+#include "arrays/views.hpp"
+#include "gather.hpp"
+#include "groups.hpp"
+#include "rmsprop/rmsprop.hpp"
+
+namespace rmsprop::bindings {
+
+// What came of the look at everything. Nothing has been written, whatever it is.
+struct Ready {};
+struct Refused {
+  Problem problem;
+  ArrayId array;  // the tensor is one of those gathered
+};
+struct Overlapping {
+  Overlap arrays;
+};
+struct Replaced {};  // other code changed an array while NumPy, or the arrays, were asked
+struct LazyGradients {
+  std::vector<std::size_t> tensors;  // those gathered whose gradients are stored negated or conjugated
+};
+using Outcome = std::variant<Ready, Source::Missing, Refused, Overlapping, Replaced, LazyGradients>;
+
+// The memory serves again in the next step, so that a step allocates nothing, and so does the proof that the arrays of
+// the last step do not overlap.
+class Plan {
+ public:
+  enum class Purpose : std::uint8_t {
+    step,
+    step_with_norm,  // the gradients are looked at before the step, in the order of their elements
+    check            // gradients are left out, and state may be missing
+  };
+
+  // Collects what `source` has, and looks at it. Runs no Python code unless arrays have to be asked whether they are
+  // stored negated or conjugated, or NumPy whether they overlap; then everything is held, and looked at once more.
+  Outcome make(Source& source, std::vector<Group>& groups, Purpose purpose);
+
+  // Lets go of all that was gathered.
+  void clear() { gathered_.clear(); }
+
+  Gathered& gathered() { return gathered_; }
+  std::span<const Tensor> tensors() const { return tensors_; }
+  std::span<const Tensor> gradients() const { return gradients_; }  // the same, in the order of their elements
+  std::int64_t elements() const { return elements_; }
+  bool was_disturbed() const { return was_disturbed_; }  // Python code may have run while it was made
+
+  // Scales each group's gradients as its `clip_norm` asks.
+  void clip(std::vector<Group>& groups, double sum_of_squares);
+
+ private:
+  std::optional<Refused> look_at_all(std::vector<Group>& groups);
+  std::optional<Refused> describe(std::size_t i, Tensor& tensor);
+  std::optional<Refused> describe_any(std::size_t i, Tensor& tensor);
+  std::optional<Refused> describe_gradients();
+  void put(std::size_t i, const Tensor& tensor);
+  void keep_layout(std::size_t i, std::span<const View> views, Tensor& tensor);
+  std::optional<Outcome> ask(bool everything, bool& asked);
+  std::optional<Outcome> ask_whether_lazy(bool everything, bool& asked);
+  bool is_as_before();
+
+  Gathered gathered_;
+  std::vector<Tensor> tensors_;  // those of the last step, until those of this one take their places
+  std::vector<Update> updates_;  // for parameters that are not at their group's step; never grows during a step
+  std::vector<std::unique_ptr<Layout>> layouts_;  // of tensors, by their place
+  std::vector<Tensor> gradients_;
+  std::vector<std::unique_ptr<Layout>> gradient_layouts_;
+  struct Change {
+    std::size_t tensor;
+    bool is_in_gradient_alone;
+  };
+  std::vector<Change> changes_;  // tensors that are not the memory of the last step
+  Disjointness disjointness_;
+  bool is_proven_ = false;  // all of the last step was asked, and is disjoint
+  bool was_disturbed_ = false;
+  std::int64_t elements_ = 0;
+};
+
+}  // namespace rmsprop::bindings

@@ -1,0 +1,84 @@
+// Python's containers, read so that nothing in them is freed or changed meanwhile: by this thread's own Python code, or,
+// where there is no GIL, by other threads.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <cstddef>
+
+namespace rmsprop::bindings {
+
+namespace py = pybind11;
+
+inline py::object owned(PyObject* borrowed) { return py::reinterpret_borrow<py::object>(borrowed); }
+
+// The value of a key, or null. Keys are compared, which may run Python code.
+inline py::object find(PyObject* dict, PyObject* key) {
+#if PY_VERSION_HEX >= 0x030D0000
+  PyObject* value = nullptr;
+  if (PyDict_GetItemRef(dict, key, &value) < 0) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(value);
+#else
+  PyObject* value = PyDict_GetItemWithError(dict, key);
+  if (value == nullptr && PyErr_Occurred() != nullptr) throw py::error_already_set();
+  return owned(value);
+#endif
+}
+
+// An item of a list, or null beyond its end, which other code may move at any time.
+inline py::object item_of(PyObject* list, std::size_t i) {
+  const auto place = static_cast<Py_ssize_t>(i);
+#if defined(Py_GIL_DISABLED)
+  if (place >= PyList_GET_SIZE(list)) return {};
+  auto item = py::reinterpret_steal<py::object>(PyList_GetItemRef(list, place));
+  if (!item) PyErr_Clear();
+  return item;
+#else
+  return place < PyList_GET_SIZE(list) ? owned(PyList_GET_ITEM(list, place)) : py::object();
+#endif
+}
+
+// Keeps other threads from changing a container while it is looked at, where there is no GIL that does.
+class Locked {
+ public:
+#if defined(Py_GIL_DISABLED)
+  explicit Locked(PyObject* object) { PyCriticalSection_Begin(&section_, object); }
+  ~Locked() { PyCriticalSection_End(&section_); }
+
+ private:
+  PyCriticalSection section_;
+
+ public:
+#else
+  explicit Locked(PyObject* /*object*/) {}
+#endif
+  Locked(const Locked&) = delete;
+  Locked& operator=(const Locked&) = delete;
+};
+
+// The items of a list or tuple. With a GIL they are the list's own: good until Python code runs, unless they are held.
+// Without it they are those of a copy, which holds them.
+class Items {
+ public:
+  Items() = default;
+  explicit Items(PyObject* sequence) {
+#if defined(Py_GIL_DISABLED)
+    if (PyList_Check(sequence)) {
+      owner_ = py::reinterpret_steal<py::object>(PyList_AsTuple(sequence));
+      if (!owner_) throw py::error_already_set();
+      return;
+    }
+#endif
+    owner_ = owned(sequence);
+  }
+
+  std::size_t size() const { return owner_ ? static_cast<std::size_t>(PySequence_Fast_GET_SIZE(owner_.ptr())) : 0; }
+  PyObject* operator[](std::size_t i) const { return begin()[i]; }
+  PyObject* const* begin() const { return owner_ ? PySequence_Fast_ITEMS(owner_.ptr()) : nullptr; }
+  PyObject* const* end() const { return begin() + size(); }
+
+ private:
+  py::object owner_;
+};
+
+}  // namespace rmsprop::bindings

@@ -1,0 +1,56 @@
+#include "rules.hpp"
+
+#include <cmath>
+
+namespace rmsprop::bindings {
+namespace {
+
+using Kind = HyperparameterInfo::Kind;
+
+py::tuple hyperparameter_names(const RuleInfo& rule) {
+  py::list names;
+  for (const HyperparameterInfo& info : rule.hyperparameters) names.append(info.name);
+  return py::tuple(names);
+}
+
+py::dict defaults(const RuleInfo& rule) {
+  py::dict values;
+  for (const HyperparameterInfo& info : rule.hyperparameters) {
+    py::object value = py::float_(info.default_value);
+    if (info.kind == Kind::flag) value = py::bool_(info.default_value != 0.0);
+    if (info.kind == Kind::limit && std::isinf(info.default_value)) value = py::none();
+    values[info.name] = value;
+  }
+  return values;
+}
+
+py::tuple state_names(const RuleInfo& rule) {
+  py::list names;
+  for (const StateInfo& state : rule.state) names.append(state.name);
+  return py::tuple(names);
+}
+
+const char* accumulator(const RuleInfo& rule) {
+  for (const StateInfo& state : rule.state) {
+    if (state.accumulates) return state.name;
+  }
+  return "";
+}
+
+}  // namespace
+
+py::object describe_rule(const RuleInfo& rule) { return py::cast(&rule, py::return_value_policy::reference); }
+
+void register_rules(py::module_& m) {
+  py::class_<RuleInfo>(m, "Rule")
+      .def_property_readonly("name", [](const RuleInfo& rule) { return rule.name; })
+      .def_property_readonly("hyperparameters", &hyperparameter_names)
+      .def_property_readonly("defaults", &defaults)
+      .def_property_readonly("state", &state_names)
+      .def_property_readonly("accumulator", &accumulator);
+  py::dict rules;
+  for (const RuleInfo& rule : rule_table()) rules[rule.name] = describe_rule(rule);
+  m.attr("rules") = rules;
+}
+
+}  // namespace rmsprop::bindings

@@ -1,0 +1,106 @@
+#include "gradients.hpp"
+
+#include <pybind11/numpy.h>
+
+#include <algorithm>
+#include <string>
+
+#include "../arrays/views.hpp"
+#include "../messages.hpp"
+
+namespace rmsprop::bindings {
+namespace {
+
+bool are_names(PyObject* keys) {
+  const Items names(keys);
+  return names.size() > 0 && PyUnicode_Check(names[0]);
+}
+
+bool needs_conversion(PyObject* grad) { return grad != Py_None && !is_viewable(grad); }
+
+// The parameter of this index, or null.
+py::object param_of(const std::vector<Group>& groups, std::size_t index) {
+  for (const Group& group : groups) {
+    const auto own = static_cast<std::size_t>(PyList_GET_SIZE(group.params().ptr()));
+    if (index < own) return item_of(group.params().ptr(), index);
+    index -= own;
+  }
+  return {};
+}
+
+// The same gradient as an array that can be looked at; itself if there is none.
+py::object converted(const py::object& grad, const std::vector<Group>& groups, std::size_t index) {
+  if (is_numpy_scalar(grad.ptr())) {
+    const py::object param = param_of(groups, index);
+    const bool has_no_dimensions = param && is_array(param.ptr()) && py::array(param).ndim() == 0;
+    return has_no_dimensions ? py::object(py::module_::import("numpy").attr("asarray")(grad)) : grad;
+  }
+  py::object capsule = exported(grad.ptr());
+  return capsule ? capsule : grad;
+}
+
+py::object with_viewable(const py::object& sequence, const std::vector<Group>& groups) {
+  const Items grads(sequence.ptr());
+  if (std::none_of(grads.begin(), grads.end(), needs_conversion)) return sequence;
+  const auto own = py::reinterpret_steal<py::list>(PySequence_List(sequence.ptr()));
+  for (py::size_t i = 0; i < own.size(); ++i) {
+    const py::object grad = own[i];
+    if (needs_conversion(grad.ptr())) own[i] = converted(grad, groups, i);
+  }
+  return own;
+}
+
+}  // namespace
+
+GradientsArgument::GradientsArgument(const py::object& grads, PyObject* keys, const std::vector<Group>& groups,
+                                     const char* argument)
+    : argument_(argument) {
+  if (keys == Py_None) {
+    if (PyList_Check(grads.ptr()) || PyTuple_Check(grads.ptr()) || PyDict_Check(grads.ptr())) {
+      raise_kind(grads, "one numpy.ndarray, since the parameter is one array, too, in no list or dict");
+    }
+    sequence_ = py::make_tuple(grads);
+  } else if (are_names(keys)) {
+    const bool is_mapping = PyDict_Check(grads.ptr()) || (PyMapping_Check(grads.ptr()) && py::hasattr(grads, "keys"));
+    if (!is_mapping) raise_kind(grads, "a dict with the names of the parameters");
+    sequence_ = in_order_of(keys, py::dict(grads));
+  } else {
+    const bool is_sequence = PySequence_Check(grads.ptr()) && !is_array(grads.ptr());
+    if (!is_sequence) raise_kind(grads, "a sequence of arrays, one for each parameter");
+    sequence_ = py::reinterpret_steal<py::object>(PySequence_Fast(grads.ptr(), argument));
+    if (!sequence_) throw py::error_already_set();
+  }
+  sequence_ = with_viewable(sequence_, groups);
+}
+
+// Names are compared, which can run Python code: so every reference here is an owned one.
+py::list GradientsArgument::in_order_of(PyObject* names, const py::dict& grads) const {
+  py::list ordered;
+  const auto keys = py::reinterpret_steal<py::list>(PyList_GetSlice(names, 0, PyList_GET_SIZE(names)));
+  for (const py::handle name : keys) {
+    const py::object grad = find(grads.ptr(), name.ptr());
+    if (!grad) raise_value_error({argument_}, "nothing for parameter " + repr(name.ptr()) + " (None would skip it)");
+    ordered.append(grad);
+  }
+  if (grads.size() > ordered.size()) {
+    for (const py::handle name : py::list(grads)) {
+      if (!keys.contains(name)) raise_value_error({argument_}, "unknown parameter " + repr(name.ptr()));
+    }
+  }
+  return ordered;
+}
+
+Items GradientsArgument::items(std::size_t params) const {
+  Items items(sequence_.ptr());
+  if (items.size() != params) {
+    raise_value_error({argument_}, "got " + std::to_string(items.size()) + " gradients, wanted " +
+                                       std::to_string(params) + ", one for each parameter");
+  }
+  return items;
+}
+
+void GradientsArgument::raise_kind(const py::object& grads, const char* wanted) const {
+  raise_type_error({argument_}, "got " + type_name(grads.ptr()) + ", wanted " + wanted);
+}
+
+}  // namespace rmsprop::bindings

@@ -1,0 +1,78 @@
+// The front end of PyTorch's optimizers: gradients and state where PyTorch keeps them, in `param.grad` and
+// `state[param]`, a dict.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "../gather.hpp"
+#include "../python.hpp"
+
+namespace rmsprop::bindings {
+
+// What the front end holds of each parameter. The memory serves again in the next step.
+class TensorsMemory {
+ private:
+  friend class Tensors;
+
+  // A tensor with one number, where a step count is kept.
+  struct Count {
+    enum Kind : std::uint8_t { none, float32, float64, int64 };
+    std::byte* data = nullptr;
+    Kind kind = none;
+  };
+  struct Entry {
+    py::object param;     // as it was given
+    py::object viewable;  // as it can be looked at: itself, or a capsule
+    py::object grad;
+    py::object step;
+    std::array<py::object, operand_count> state;
+    Count count;  // where `step` has it; good until Python code runs
+  };
+
+  std::vector<Entry> entries_;
+  std::vector<std::size_t> ends_;  // of each group
+};
+
+class Tensors : public Source {
+ public:
+  // state: the optimizer's, a dict from parameters to dicts with `step` and arrays under PyTorch's names.
+  // allocate: returns a dict of entries that have the state that is missing, or is None.
+  // on_written: is called with a list of the parameters that were written, or is None.
+  Tensors(const Rule& rule, const std::vector<Group>& groups, const py::dict& state, bool with_gradients,
+          const py::object& allocate, const py::object& on_written, TensorsMemory& memory);
+  ~Tensors() override;
+
+  std::optional<Missing> collect(Gathered& gathered) override;
+  void complete() override;
+  bool resolve(std::span<const std::size_t> indices) override;
+  void commit(const Gathered& gathered, bool was_disturbed) override;
+  Label label(std::size_t index, Operand operand) const override;
+
+ private:
+  using Count = TensorsMemory::Count;
+  using Entry = TensorsMemory::Entry;
+
+  void gather(const py::dict& state);
+  void add(const Group& group, py::object param, const py::object& entry);
+  std::int64_t steps_taken(std::size_t index, Gathered& gathered);
+  static Count count_of(const Entry& entry);
+  static std::optional<std::int64_t> value_of(const Count& count);
+  static void write(const Count& count, std::int64_t steps);
+
+  const Rule& rule_;
+  const std::vector<Group>& groups_;
+  bool with_gradients_;
+  const py::dict& state_;
+  const py::object& allocate_;
+  const py::object& on_written_;
+  TensorsMemory& memory_;
+  py::dict completed_;
+};
+
+}  // namespace rmsprop::bindings

@@ -1,0 +1,58 @@
+/// @file
+/// The one table of rules: what each is called, its hyperparameters with their defaults and ranges, and its state.
+///
+/// A program that reads its settings from elsewhere, such as the Python bindings, needs to know nothing else of a rule:
+/// it fills in a number for each hyperparameter of a row, in the row's order, and gets the update of a step.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "rmsprop/tensor.hpp"
+#include "rmsprop/update.hpp"
+
+namespace rmsprop {
+
+/// A hyperparameter of a rule.
+struct HyperparameterInfo {
+  /// What its values are.
+  enum class Kind : std::uint8_t {
+    number,  ///< A finite number from 0 to `most`.
+    flag,    ///< 0 or 1.
+    limit    ///< A number >= 0, or infinity where there is no limit.
+  };
+  const char* name;      ///< PyTorch's name, where PyTorch has it.
+  Kind kind;             ///< What its values are.
+  double default_value;  ///< That of the textbook form.
+  double most;           ///< The largest value that is allowed.
+};
+
+/// A kind of state that a rule may need.
+struct StateInfo {
+  const char* name;  ///< PyTorch's name.
+  Operand operand;   ///< Where a tensor has it.
+  bool accumulates;  ///< It begins with `initial_accumulator_value`; any other begins with 0.
+};
+
+/// A row of the table. Values are in the order of `hyperparameters`.
+struct RuleInfo {
+  using Values = std::span<const double>;               ///< One for each hyperparameter.
+  const char* name;                                     ///< "rmsprop" or "adagrad".
+  std::span<const HyperparameterInfo> hyperparameters;  ///< All of them, also those that no update depends on.
+  std::span<const StateInfo> state;                     ///< All state it may need.
+  /// @throws std::invalid_argument that names the value at fault, and what was wanted.
+  void (*check)(Values values);
+  /// What make_update() gives at step `t` for these values, and gradients that are multiplied with `grad_scale`.
+  Update (*make_update)(Values values, double grad_scale, std::int64_t t);
+  /// What depends_on_step() gives.
+  bool (*depends_on_step)(Values values);
+};
+
+/// The table.
+std::span<const RuleInfo> rule_table() noexcept;
+
+/// The place of a hyperparameter in its row, or -1.
+int place_of(const RuleInfo& rule, const char* hyperparameter) noexcept;
+
+}  // namespace rmsprop

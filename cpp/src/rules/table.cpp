@@ -1,0 +1,187 @@
+// The one table of rules. A new rule gets a row here, and nothing else has to know its name.
+
+#include "rmsprop/rule_table.hpp"
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <cmath>
+#include <limits>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <type_traits>
+
+#include "rmsprop/hyperparameters.hpp"
+
+namespace rmsprop {
+namespace {
+
+using Kind = HyperparameterInfo::Kind;
+constexpr double infinity = std::numeric_limits<double>::infinity();
+
+// A hyperparameter, and where the struct of its rule has it: null for those that no update depends on.
+template <class Rule>
+struct Field {
+  HyperparameterInfo info;
+  double (*get)(const Rule&) = nullptr;
+  void (*set)(Rule&, double) = nullptr;
+};
+
+template <auto first, auto... rest>
+constexpr auto& member(auto& object) {
+  if constexpr (sizeof...(rest) == 0) {
+    return object.*first;
+  } else {
+    return member<rest...>(object.*first);
+  }
+}
+
+// The kind and the default follow from the member; `path` leads there from the struct of the rule.
+template <class Rule, auto... path>
+constexpr Field<Rule> field(const char* name, double most = std::numeric_limits<double>::max()) {
+  constexpr Rule defaults;
+  using Type = std::remove_cvref_t<decltype(member<path...>(defaults))>;
+  constexpr Type value = member<path...>(defaults);
+  constexpr bool is_flag = std::is_same_v<Type, bool>;
+  return {{name, is_flag         ? Kind::flag
+                 : value == Type(infinity) ? Kind::limit
+                                 : Kind::number,
+           static_cast<double>(value), most},
+          [](const Rule& rule) { return static_cast<double>(member<path...>(rule)); },
+          [](Rule& rule, double number) { member<path...>(rule) = static_cast<Type>(number); }};
+}
+
+// What all rules have besides their own.
+template <class Rule, std::size_t own>
+constexpr auto with_common(const std::array<Field<Rule>, own>& fields) {
+  const std::array common = {
+      field<Rule, &Rule::prepare, &Preparation::weight_decay>("weight_decay"),
+      field<Rule, &Rule::prepare, &Preparation::decoupled_weight_decay>("decoupled_weight_decay"),
+      field<Rule, &Rule::prepare, &Preparation::maximize>("maximize"),
+      Field<Rule>{{"initial_accumulator_value", Kind::number, 0.0, std::numeric_limits<double>::max()}},
+      field<Rule, &Rule::prepare, &Preparation::clip_value>("clip_value"),
+      Field<Rule>{{"clip_norm", Kind::limit, infinity, infinity}},
+  };
+  std::array<Field<Rule>, own + std::tuple_size_v<decltype(common)>> all = {};
+  std::copy(common.begin(), common.end(), std::copy(fields.begin(), fields.end(), all.begin()));
+  return all;
+}
+
+template <class Rule>
+struct Row;
+
+template <>
+struct Row<RMSprop> {
+  static constexpr const char* name = "rmsprop";
+  static constexpr auto fields = with_common(std::array{
+      field<RMSprop, &RMSprop::lr>("lr"),
+      field<RMSprop, &RMSprop::alpha>("alpha", 1.0),
+      field<RMSprop, &RMSprop::eps>("eps"),
+      field<RMSprop, &RMSprop::momentum>("momentum"),
+      field<RMSprop, &RMSprop::nesterov>("nesterov"),
+      field<RMSprop, &RMSprop::centered>("centered"),
+      field<RMSprop, &RMSprop::eps_in_sqrt>("eps_in_sqrt"),
+      field<RMSprop, &RMSprop::lr_in_momentum>("lr_in_momentum"),
+      field<RMSprop, &RMSprop::bias_correction>("bias_correction"),
+  });
+  static constexpr std::array state = {StateInfo{"square_avg", square_avg, true},
+                                       StateInfo{"grad_avg", grad_avg, false},
+                                       StateInfo{"momentum_buffer", momentum_buffer, false}};
+  static void check_together(const RMSprop& h) {
+    if (h.nesterov && h.momentum == 0.0) {
+      throw std::invalid_argument("nesterov: got True with momentum 0, wanted a momentum above 0 to look ahead with");
+    }
+  }
+};
+
+template <>
+struct Row<Adagrad> {
+  static constexpr const char* name = "adagrad";
+  static constexpr auto fields = with_common(std::array{
+      field<Adagrad, &Adagrad::lr>("lr"),
+      field<Adagrad, &Adagrad::lr_decay>("lr_decay"),
+      field<Adagrad, &Adagrad::eps>("eps"),
+      field<Adagrad, &Adagrad::eps_in_sqrt>("eps_in_sqrt"),
+  });
+  static constexpr std::array state = {StateInfo{"sum", sum, true}};
+  static void check_together(const Adagrad& /*h*/) {}
+};
+
+// ---- What follows from a row ----------------------------------------------------------------------------------------
+
+[[noreturn]] void reject(std::string_view name, double number, const std::string& wanted) {
+  std::array<char, 32> digits;  // the shortest that give the number back
+  const auto end = std::to_chars(digits.data(), digits.data() + digits.size(), number).ptr;
+  throw std::invalid_argument(std::string(name) + ": got " + std::string(digits.data(), end) + ", wanted " + wanted);
+}
+
+void check_range(const HyperparameterInfo& info, double value) {
+  if (info.kind == Kind::limit) {
+    if (!(value >= 0.0)) reject(info.name, value, "a number >= 0");
+  } else if (!(std::isfinite(value) && value >= 0.0)) {
+    reject(info.name, value, "a finite number >= 0");
+  } else if (value > info.most) {
+    reject(info.name, value, "a number from 0 to " + std::to_string(static_cast<int>(info.most)));
+  }
+}
+
+template <class Rule>
+void check_all(const Rule& rule) {
+  for (const auto& field : Row<Rule>::fields) {
+    if (field.get != nullptr) check_range(field.info, field.get(rule));
+  }
+  if (!std::isfinite(rule.prepare.grad_scale)) reject("grad_scale", rule.prepare.grad_scale, "a finite number");
+  Row<Rule>::check_together(rule);
+}
+
+template <class Rule>
+Rule rule_from(std::span<const double> values) {
+  Rule rule;
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    if (Row<Rule>::fields[i].set != nullptr) Row<Rule>::fields[i].set(rule, values[i]);
+  }
+  return rule;
+}
+
+template <class Rule>
+constexpr auto infos = [] {
+  std::array<HyperparameterInfo, Row<Rule>::fields.size()> all = {};
+  std::transform(Row<Rule>::fields.begin(), Row<Rule>::fields.end(), all.begin(), [](const auto& f) { return f.info; });
+  return all;
+}();
+
+template <class Rule>
+constexpr RuleInfo row = {
+    Row<Rule>::name,
+    infos<Rule>,
+    Row<Rule>::state,
+    [](std::span<const double> values) {
+      for (std::size_t i = 0; i < values.size(); ++i) check_range(infos<Rule>[i], values[i]);
+      check_all(rule_from<Rule>(values));
+    },
+    [](std::span<const double> values, double grad_scale, std::int64_t t) {
+      Rule rule = rule_from<Rule>(values);
+      rule.prepare.grad_scale = grad_scale;
+      return make_update(rule, t);
+    },
+    [](std::span<const double> values) { return depends_on_step(rule_from<Rule>(values)); }};
+
+constexpr std::array table = {row<RMSprop>, row<Adagrad>};
+
+}  // namespace
+
+void check(const RMSprop& hyperparameters) { check_all(hyperparameters); }
+void check(const Adagrad& hyperparameters) { check_all(hyperparameters); }
+
+std::span<const RuleInfo> rule_table() noexcept { return table; }
+
+int place_of(const RuleInfo& rule, const char* hyperparameter) noexcept {
+  const auto& infos = rule.hyperparameters;
+  const auto found = std::find_if(infos.begin(), infos.end(), [&](const HyperparameterInfo& info) {
+    return std::string_view(info.name) == hyperparameter;
+  });
+  return found == infos.end() ? -1 : static_cast<int>(found - infos.begin());
+}
+
+}  // namespace rmsprop
