@@ -5,16 +5,14 @@ import datetime
 import importlib.util
 import shlex
 import sys
-import tempfile
 from pathlib import Path
 
-import measure
-import regressions
-import report
-import results as files
-from machine import describe
+from harness import changes, measure, pages, tables
+from harness import results as files
+from harness.arguments import positive, whole_number, writable
+from harness.machine import describe
+from harness.workloads import QUICK, RULES, WORKLOADS
 from peers import OURS, PEERS
-from workloads import QUICK, RULES, WORKLOADS
 
 NEEDED = ("rich", "matplotlib")
 FULL = {"rounds": 15, "placements": 3, "block_ms": 20.0, "patience": 120.0}
@@ -109,38 +107,11 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--threshold",
         type=positive,
-        default=regressions.THRESHOLD,
+        default=changes.THRESHOLD,
         metavar="PART",
         help="by how much a ratio may grow (default: 0.1, a tenth); never less than the noise",
     )
     return parser
-
-
-def whole_number(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"got {text!r}, wanted a whole number from 1 on")
-    return int(text)
-
-
-def positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"got {text!r}, wanted a number above 0")
-    return value
-
-
-def writable(folder: Path) -> Path:
-    """Return the folder, made if need be.
-
-    Raises:
-        OSError: nothing can be written into it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder):
-        return folder
 
 
 def run(options: argparse.Namespace, command: str) -> files.Results:
@@ -196,9 +167,9 @@ def run(options: argparse.Namespace, command: str) -> files.Results:
                 results["results"].append(entry)
                 finish(results)
                 files.save(results, options.output / "compare.json")  # an interrupted run keeps what it has
-                report.print_workload(entry, console)
+                tables.print_workload(entry, console)
                 progress.advance(task)
-    report.print_end(results, console)
+    tables.print_end(results, console)
     return results
 
 
@@ -224,8 +195,8 @@ def main(arguments: list[str] | None = None) -> int:
         earlier = files.load(options.against) if options.against else None
         writable(options.output)
         if options.readme:
-            report.between(report.README.read_text(encoding="utf-8"), "")
-            writable(report.COMMITTED.parent)
+            pages.between(pages.README.read_text(encoding="utf-8"), "")
+            writable(pages.COMMITTED.parent)
     except (files.ResultsError, OSError) as error:
         parser.error(str(error))
     words = sys.argv[1:] if arguments is None else arguments
@@ -233,13 +204,13 @@ def main(arguments: list[str] | None = None) -> int:
         results = run(options, shlex.join(["python", "bench/compare.py", *words]))
     except KeyboardInterrupt:
         return 130  # what a shell reports for a program ended by Ctrl-C
-    print("wrote", *report.write_all(results, options.output))
+    print("wrote", *pages.write_all(results, options.output))
     if options.readme:
-        files.save(results, report.COMMITTED)
-        report.write_readme(results)
+        files.save(results, pages.COMMITTED)
+        pages.write_readme(results)
     if earlier is None:
         return 0
-    lines, slower = regressions.report(earlier, results, options.threshold)
+    lines, slower = changes.report(earlier, results, options.threshold)
     print("\n".join(lines))
     return int(slower)
 

@@ -17,15 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import rmsprop
-from compare import whole_number, writable
-from machine import describe, in_words
+from harness.arguments import whole_number, writable
+from harness.machine import describe, in_words
+from harness.pages import BENCH, ROOT
+from harness.tables import in_digits, readable, table
+from harness.workloads import COMMON, random_arrays
 from peers import machine_limit
 from peers.contract import Contender, Steps
-from report import ROOT, in_digits, readable, table
-from workloads import COMMON, random_arrays
 
 SCHEMA = 1
-COMMITTED = Path(__file__).with_name("results") / "scaling.json"
+COMMITTED = BENCH / "results" / "scaling.json"
 PAGE = ROOT / "docs" / "scaling.md"
 PICTURE = ROOT / "docs" / "scaling.png"
 BEGIN = "<!-- figures from bench/results/scaling.json, written by python bench/scaling.py --docs -->"

@@ -1,8 +1,8 @@
 """RMSprop of bitsandbytes, which keeps its state in 8 bits."""
 
+from peers.arrays import Arrays
 from peers.contract import Contender, Options, Peer
 from peers.torch_optimizers import stepping
-from workloads import Arrays
 
 
 def make(arrays: Arrays, options: Options) -> Contender:

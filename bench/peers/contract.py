@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from workloads import Arrays
+from peers.arrays import Arrays
 
 Options = Mapping[str, Any]
 

@@ -1,8 +1,8 @@
 """DeepSpeed's Adagrad for CPUs, which it compiles the first time it is used."""
 
+from peers.arrays import Arrays
 from peers.contract import Contender, Options, Peer
 from peers.torch_optimizers import adagrad
-from workloads import Arrays
 
 
 def make(arrays: Arrays, options: Options) -> Contender:

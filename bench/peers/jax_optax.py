@@ -4,8 +4,8 @@ from functools import partial
 
 import numpy as np
 
+from peers.arrays import Arrays
 from peers.contract import Contender, Options, Peer
-from workloads import Arrays
 
 
 class OptaxSteps:

@@ -2,8 +2,8 @@
 
 import os
 
+from peers.arrays import Arrays
 from peers.contract import Contender, Options, Peer, Steps
-from workloads import Arrays
 
 INSTALL = "pip install keras tensorflow-cpu"
 MEANING = {"lr_in_momentum": True}

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 import rmsprop
+from peers.arrays import Arrays
 from peers.contract import Contender, Options, Peer
-from workloads import Arrays
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "limits"

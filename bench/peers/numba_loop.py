@@ -4,8 +4,8 @@ import functools
 
 import numpy as np
 
+from peers.arrays import Arrays
 from peers.contract import Contender, Options, Peer, Steps
-from workloads import Arrays
 
 
 @functools.cache

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from peers.arrays import Arrays
 from peers.contract import Contender, Options, Peer, Steps
-from workloads import Arrays
 
 
 def make(arrays: Arrays, options: Options) -> Contender:

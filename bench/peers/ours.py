@@ -2,8 +2,8 @@
 
 import rmsprop
 from peers import torch_optimizers
+from peers.arrays import Arrays
 from peers.contract import Contender, Options, Peer, Steps
-from workloads import Arrays
 
 
 def numpy_api(arrays: Arrays, options: Options) -> Contender:

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+from peers.arrays import Arrays
 from peers.contract import Contender, Options, Peer, Steps, only_plain
-from workloads import Arrays
 
 INSTALL = "pip install torch"
 EPS_OUTSIDE = "eps is added outside of the root"

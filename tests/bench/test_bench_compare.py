@@ -10,10 +10,8 @@ import numpy as np
 import pytest
 
 import compare
-import measure
 import peers
-import processes
-import results
+from harness import measure, processes, results
 from peers.contract import Peer, Steps
 
 pytest.importorskip("matplotlib")
@@ -151,9 +149,10 @@ def test_every_peer_is_listed_with_the_command_that_brings_it(capsys):
 
 BAD_PEERS = '''
 import os, sys, time
-sys.path.insert(0, {bench!r})
+sys.path[0] = {bench!r}
 import numpy as np
-import peers, worker
+import peers
+from harness import worker
 from peers import numpy_expression
 from peers.contract import Peer
 
@@ -200,17 +199,14 @@ def late_crash(arrays, options):
 
 for make in (missing, wrong, crashing, hanging, raising, printing, failing_late, late_crash):
     peers.PEERS[make.__name__] = Peer(make.__name__, "numpy", make)
-if __name__ == "__main__":
-    worker.main()
+worker.main()
 '''
 BAD = ("missing", "wrong", "crashing", "hanging", "raising", "printing", "failing_late", "late_crash")
 
 
 @pytest.fixture
-def bad_peers(monkeypatch, tmp_path):
-    script = tmp_path / "worker_with_bad_peers.py"
-    script.write_text(textwrap.dedent(BAD_PEERS.format(bench=str(BENCH))))
-    monkeypatch.setattr(processes, "WORKER", script)
+def bad_peers(monkeypatch):
+    monkeypatch.setattr(processes, "WORKER", textwrap.dedent(BAD_PEERS.format(bench=str(BENCH))))
     for name in BAD:
         monkeypatch.setitem(peers.PEERS, name, Peer(name, "numpy", lambda *_: None, install=f"bring {name}"))
 

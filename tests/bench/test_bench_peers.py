@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-import agreement
 import peers
-import workloads
+from harness import agreement, workloads
+from peers import arrays as peer_arrays
 from peers import numpy_expression
 from peers.contract import NoSuchRuleError, Peer, Steps
 
@@ -19,15 +19,15 @@ def test_real_models_have_their_published_sizes():
 
 
 def test_copies_of_large_parameters_lie_anywhere_in_a_page_and_those_of_small_ones_where_the_heap_has_room():
-    arrays = workloads.random_arrays([(workloads.LARGE // 16, 4), (2, 3)])
+    arrays = workloads.random_arrays([(peer_arrays.LARGE // 16, 4), (2, 3)])
     several = [arrays.copies_of_params() for _ in range(100)]
     for copies in several:
         for copy, param in zip(copies, arrays.params, strict=True):
             np.testing.assert_array_equal(copy, param, strict=True)
             assert copy.flags.writeable
             assert not np.shares_memory(copy, param)
-    offsets = [large.ctypes.data % workloads.PAGE for large, _ in several]
-    assert not any(offset % workloads.CACHE_LINE for offset in offsets)
+    offsets = [large.ctypes.data % peer_arrays.PAGE for large, _ in several]
+    assert not any(offset % peer_arrays.CACHE_LINE for offset in offsets)
     assert len(set(offsets)) > 10, "a hundred copies of one array lie in a few places only"
     assert all(small.base is None for _, small in several)
 

@@ -5,14 +5,15 @@ import json
 import pytest
 
 import regressions
+from harness import changes
 from made_up_results import TIMES, made_up
 
 WITHOUT_LIMIT = {"rmsprop": 1.25, "torch RMSprop": 8.0, "NumPy expression": 10.0, "Numba, fused by hand": 1.5}
 
 
-def slower(before, after, threshold=regressions.THRESHOLD):
+def slower(before, after, threshold=changes.THRESHOLD):
     """Return the lines that report a slowdown."""
-    lines, found = regressions.report(before, after, threshold)
+    lines, found = changes.report(before, after, threshold)
     reported = [line for line in lines if line.startswith("slower: ")]
     assert found == bool(reported)
     return reported
@@ -55,20 +56,20 @@ def test_without_the_limit_most_peers_decide():
 
 def test_a_peer_of_another_version_is_nothing_to_compare_with():
     times = {"rmsprop": 1.25, "torch RMSprop": 8.0}
-    lines, found = regressions.report(made_up(times), made_up({**times, "rmsprop": 2}, versions={"torch": "2.14.0"}))
+    lines, found = changes.report(made_up(times), made_up({**times, "rmsprop": 2}, versions={"torch": "2.14.0"}))
     assert not found
     assert lines[-1].startswith("0 ratios compared")
 
 
 def test_workloads_that_one_run_lacks_are_left_out():
-    lines, _ = regressions.report(made_up(workloads=("16M", "mlp")), made_up(workloads=("mlp", "64M")))
+    lines, _ = changes.report(made_up(workloads=("16M", "mlp")), made_up(workloads=("mlp", "64M")))
     assert lines[-1].startswith("1 ratios compared")
 
 
 def test_another_machine_is_noted():
     after = made_up()
     after["machine"]["threads"] = 2
-    assert "threads was 4, is 2" in regressions.report(made_up(), after)[0][0]
+    assert "threads was 4, is 2" in changes.report(made_up(), after)[0][0]
 
 
 def test_the_exit_code_tells(tmp_path, capsys):

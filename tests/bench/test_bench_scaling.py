@@ -9,8 +9,8 @@ import pytest
 
 import rmsprop
 import scaling
+from harness.workloads import COMMON, RULES, random_arrays
 from peers import machine_limit
-from workloads import COMMON, RULES, random_arrays
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("rich")

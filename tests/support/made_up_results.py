@@ -1,7 +1,7 @@
 """Results of comparisons that never ran, for the tests of what is made of results."""
 
 import peers
-import results
+from harness import results
 
 TIMES = {"limit: memory traffic": 0.8, "limit: root and quotient": 1.0, "rmsprop": 1.25, "torch RMSprop": 8.0}
 

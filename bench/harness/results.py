@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import peers
-from workloads import RULES, WORKLOADS
+from harness.workloads import RULES, WORKLOADS
 
 SCHEMA = 1
 """Counts up when the meaning of a field changes, so that files of different meanings are never compared.
 
     schema      this number
     command     what was run; finished: when, in UTC
-    machine     see machine.describe
+    machine     see harness.machine.describe
     versions    distribution -> version
     settings    rounds, placements, block_seconds, patience
-    agreement   rule -> peer -> see agreement.agreement
+    agreement   rule -> peer -> see harness.agreement.agreement
     results     a list of workload, title, rule, elements, tensors, and rows, one for each peer:
                 either peer, median_s, q1_s, q3_s (seconds per step), rounds, steps_per_round, vs_ours, vs_limit
                 (ratios of medians of the same rounds; null without a limit), state_bytes, temporary_bytes (what a step

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
+from peers.arrays import Arrays
 from peers.contract import Contender, Options, Peer
 from rmsprop import reference
-from workloads import Arrays
 
 STEPS = 3
 TOLERANCE = 1e-3

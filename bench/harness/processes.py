@@ -10,7 +10,10 @@ import threading
 from pathlib import Path
 from typing import IO, Any
 
-WORKER = Path(__file__).with_name("worker.py")
+BENCH = Path(__file__).resolve().parents[1]
+WORKER = f"import sys; sys.path[0] = {str(BENCH)!r}; from harness import worker; worker.main()"
+"""The program of the process. As a file of its own it would have the folder it is in on the path, not bench."""
+
 GRACE = 30.0
 """Seconds after its patience for a process to say that it had none left."""
 
@@ -33,7 +36,7 @@ class Process:
     def __init__(self, log: IO[str], patience: float, python: str = sys.executable) -> None:
         self.patience = patience
         self.process: subprocess.Popen[str] = subprocess.Popen(
-            [python, str(WORKER), str(patience)],
+            [python, "-c", WORKER, str(patience)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,

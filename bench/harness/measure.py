@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import IO, Any
 
 import peers
+from harness.processes import PeerError, Process, ProcessEndedError
+from harness.workloads import WORKLOADS
 from peers.contract import Peer
-from processes import PeerError, Process, ProcessEndedError
-from workloads import WORKLOADS
 
 Row = dict[str, Any]
 

@@ -1,6 +1,6 @@
 """Do OpenMP runtimes in one process slow each other down? PyTorch's backward pass and our step, in turns and apart.
 
-    python bench/openmp_runtimes.py [--seconds N] [--passes N] [--json FILE]
+    python bench/studies/openmp_runtimes.py [--seconds N] [--passes N] [--json FILE]
 
 In each setting, a process of its own takes turns, in rounds, at three things: some backward passes, some steps, and as
 many of both in alternation. A ratio compares the same work within one round: alternating with the other by apart. What

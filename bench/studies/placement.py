@@ -1,6 +1,6 @@
 """What it costs if state lies at nearly the same place of a page as its parameter, as memory from malloc does.
 
-    python bench/placement.py [--rounds N] [ELEMENTS...]
+    python bench/studies/placement.py [--rounds N] [ELEMENTS...]
 
 One thread and its processor time, all in turns; the medians of the ratios to state that is a few bytes off.
 """

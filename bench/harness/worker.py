@@ -1,4 +1,4 @@
-"""The process that takes the steps: python bench/worker.py, commands on its standard input, answers on its output.
+"""The process that takes the steps: commands on its standard input, answers on its output.
 
 A command is a line of JSON, `{"do": name, ...arguments}`, and so is its answer, `{"result": ...}` or `{"error": text}`.
 Frameworks live here, so that one that crashes or hangs does not end the comparison.
@@ -15,11 +15,12 @@ import time
 import traceback
 from typing import Any
 
-import memory
-from agreement import agreement, check_arrays
+from harness import memory
+from harness.agreement import agreement, check_arrays
+from harness.workloads import COMMON, RULES, WORKLOADS, Workload, random_arrays
 from peers import PEERS
+from peers.arrays import Arrays
 from peers.contract import Contender, NoSuchRuleError
-from workloads import COMMON, RULES, WORKLOADS, Arrays, Workload, random_arrays
 
 MEMORY_FROM = 1 << 20  # elements from which temporaries are larger than pages and noise
 
@@ -130,7 +131,3 @@ def main() -> None:
     patience = float(sys.argv[1])
     for line in sys.stdin:
         print(json.dumps(answer(worker, json.loads(line), patience)), file=answers, flush=True)
-
-
-if __name__ == "__main__":
-    main()
