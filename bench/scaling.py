@@ -9,24 +9,26 @@ import argparse
 import datetime
 import json
 import math
+import random
 import shlex
 import statistics
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import rmsprop
 from harness.arguments import whole_number, writable
 from harness.machine import describe, in_words
-from harness.pages import BENCH, ROOT
+from harness.pages import ROOT
+from harness.results import FOLDER
 from harness.tables import in_digits, readable, table
+from harness.timing import seconds_per_step, steps_of_a_block
 from harness.workloads import COMMON, random_arrays
 from peers import machine_limit
 from peers.contract import Contender, Steps
 
 SCHEMA = 1
-COMMITTED = BENCH / "results" / "scaling.json"
+COMMITTED = FOLDER / "scaling.json"
 PAGE = ROOT / "docs" / "scaling.md"
 PICTURE = ROOT / "docs" / "scaling.png"
 BEGIN = "<!-- figures from bench/results/scaling.json, written by python bench/scaling.py --docs -->"
@@ -57,23 +59,17 @@ def thread_counts() -> list[int]:
     return sorted({*range(1, min(most, 8) + 1), *(8 << i for i in range(most.bit_length()) if 8 << i < most), most})
 
 
-def seconds(contender: Contender, steps: int) -> float:
-    begin = time.perf_counter()
-    contender.run(steps)
-    return (time.perf_counter() - begin) / steps
-
-
 def medians(contenders: dict[str, Contender], rounds: int, block_seconds: float) -> dict[str, float]:
     """Return the median time of a step of each, over rounds in which all take turns."""
-    steps = {}
-    for name, contender in contenders.items():
-        contender.run(1)
-        estimate = min(seconds(contender, 1) for _ in range(3))
-        steps[name] = max(1, round(block_seconds / estimate))
+    for contender in contenders.values():
+        contender.run(1)  # starts threads, allocates state
+    steps = {name: steps_of_a_block(contender, block_seconds) for name, contender in contenders.items()}
     times: dict[str, list[float]] = {name: [] for name in contenders}
+    order, shuffle = list(contenders), random.Random(0).shuffle
     for _ in range(rounds):
-        for name, contender in contenders.items():
-            times[name].append(seconds(contender, steps[name]))
+        shuffle(order)  # what one leaves in the caches is not always left to the same one
+        for name in order:
+            times[name].append(seconds_per_step(contenders[name], steps[name]))
     return {f"{name}_s": statistics.median(values) for name, values in times.items()}
 
 

@@ -9,6 +9,7 @@ from typing import IO, Any
 
 import peers
 from harness.processes import PeerError, Process, ProcessEndedError
+from harness.results import limit_of
 from harness.workloads import WORKLOADS
 from peers.contract import Peer
 
@@ -92,6 +93,7 @@ class Comparison:
         self.processes = processes
         self.chosen = chosen
         self.on_progress = on_progress
+        self.shuffle = random.Random(0).shuffle
         self.ended: dict[str, str] = {}  # peer -> how it took its process down when it was checked; not asked again
         self.too_much: dict[tuple[str, str], str] = {}  # (peer, workload) -> reason, for the other rules too
         self.out: dict[tuple[str, str], dict[str, str]] = {}  # (peer, rule) -> reason and kind
@@ -160,8 +162,12 @@ class Comparison:
             self.on_progress(f"{workload}, {rule}: {', '.join(peer.name for peer in batch) or 'ours and the limit'}")
             ready, times = [*always, *batch], {}
             for rounds in even_parts(self.processes.settings.rounds, self.processes.settings.placements):
-                facts |= self._prepare(ready, rows, workload)
-                ready = [peer for peer in ready if peer.name in facts]
+                prepared = self._prepare(ready, rows, workload)
+                lost = [peer for peer in ready if peer.name not in prepared]
+                if lost and times:  # figures of fewer rounds would not compare with the others'
+                    raise LostPeerError(lost[0], rows[lost[0].name]["reason"])
+                facts |= prepared
+                ready = [peer for peer in ready if peer.name in prepared]
                 for name, more in self._rounds(ready, rounds).items():
                     times.setdefault(name, []).extend(more)
                 for peer in self.processes.one_peer_of_each(ready):
@@ -199,10 +205,9 @@ class Comparison:
 
     def _rounds(self, ready: list[Peer], rounds: int) -> dict[str, list[float]]:
         order = list(ready)
-        shuffle = random.Random(0).shuffle
         times: dict[str, list[float]] = {peer.name: [] for peer in ready}
         for _ in range(rounds):
-            shuffle(order)  # what one leaves in the caches is not always left to the same one
+            self.shuffle(order)  # what one leaves in the caches is not always left to the same one
             for peer in order:
                 try:
                     times[peer.name].append(self.processes.ask(peer, "time", peer=peer.name))
@@ -215,11 +220,6 @@ def even_parts(whole: int, parts: int) -> list[int]:
     """Cut a whole number into as many parts, or fewer, so that none is 0."""
     parts = min(whole, parts)
     return [whole * (part + 1) // parts - whole * part // parts for part in range(parts)]
-
-
-def limit_of(medians: dict[str, float]) -> float | None:
-    """Return the limit: the slower one of the two loops, if both were measured."""
-    return max(medians[name] for name in peers.LIMITS) if all(name in medians for name in peers.LIMITS) else None
 
 
 def row(peer: str, own: list[float], all_times: dict[str, list[float]], facts: dict[str, Any], workload: str) -> Row:

@@ -8,9 +8,8 @@ from harness.pictures import draw
 from harness.tables import markdown, readable, table, times
 from peers import OURS
 
-BENCH = Path(__file__).resolve().parents[1]
-ROOT = BENCH.parent
-COMMITTED = BENCH / "results" / "compare.json"
+ROOT = Path(__file__).resolve().parents[2]
+COMMITTED = files.FOLDER / "compare.json"
 README = ROOT / "README.md"
 PICTURE = ROOT / "docs" / "compare.png"
 BEGIN = "<!-- figures from bench/results/compare.json, written by python bench/report.py --readme -->"

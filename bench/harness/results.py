@@ -8,6 +8,9 @@ from typing import Any
 import peers
 from harness.workloads import RULES, WORKLOADS
 
+FOLDER = Path(__file__).resolve().parents[1] / "results"
+"""Where the results are that the documentation shows."""
+
 SCHEMA = 1
 """Counts up when the meaning of a field changes, so that files of different meanings are never compared.
 
@@ -74,10 +77,14 @@ def entry_for(results: Results, workload: str, rule: str) -> dict[str, Any] | No
     return None
 
 
+def limit_of(medians: dict[str, float]) -> float | None:
+    """Return the limit: the slower one of the two loops, if both were measured."""
+    return max(medians[name] for name in peers.LIMITS) if all(name in medians for name in peers.LIMITS) else None
+
+
 def limit_seconds(entry: dict[str, Any]) -> float | None:
     """Return the time of the limit that binds in this workload."""
-    rows = measured(entry)
-    return max(rows[name]["median_s"] for name in peers.LIMITS) if all(name in rows for name in peers.LIMITS) else None
+    return limit_of({name: row["median_s"] for name, row in measured(entry).items()})
 
 
 def ordered(results: Results, rule: str) -> list[dict[str, Any]]:

@@ -11,12 +11,12 @@ import json
 import os
 import signal
 import sys
-import time
 import traceback
 from typing import Any
 
 from harness import memory
 from harness.agreement import agreement, check_arrays
+from harness.timing import seconds_per_step, steps_of_a_block
 from harness.workloads import COMMON, RULES, WORKLOADS, Workload, random_arrays
 from peers import PEERS
 from peers.arrays import Arrays
@@ -62,20 +62,13 @@ class Worker:
         contender.run(1)
         large = self.workload is not None and self.workload.elements >= MEMORY_FROM
         temporary = memory.temporary_bytes(lambda: contender.run(1)) if large else None
-        steps, spent = 1, 0.0
-        while True:
-            spent = seconds(contender, steps)
-            if spent >= block_seconds / 4:
-                break
-            steps *= 2
         self.contenders[peer] = contender
-        self.counts[peer] = max(1, round(steps * block_seconds / spent))
+        self.counts[peer] = steps_of_a_block(contender, block_seconds)
         return {"state_bytes": contender.state_bytes(), "temporary_bytes": temporary, "steps": self.counts[peer]}
 
     def time(self, peer: str) -> float:
-        """Return how long a step takes, in a block of steps after one that warms the caches up."""
-        self.contenders[peer].run(1)
-        return seconds(self.contenders[peer], self.counts[peer]) / self.counts[peer]
+        """Return how long a step takes, in one block of steps."""
+        return seconds_per_step(self.contenders[peer], self.counts[peer])
 
     def drop(self, peers: list[str]) -> None:
         """Free contenders."""
@@ -85,12 +78,6 @@ class Worker:
 
     def memory_available(self) -> int | None:
         return memory.available()
-
-
-def seconds(contender: Contender, steps: int) -> float:
-    begin = time.perf_counter()
-    contender.run(steps)
-    return time.perf_counter() - begin
 
 
 def answer(worker: Worker, command: dict[str, Any], patience: float) -> dict[str, Any]:

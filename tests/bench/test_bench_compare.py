@@ -39,7 +39,8 @@ def test_a_run_writes_results_a_page_and_a_picture(small_run):
     for entry in found["results"]:
         assert [row["peer"] for row in entry["rows"]] == ["rmsprop", "NumPy expression"]
         assert all(row["rounds"] == 2 and row["q1_s"] <= row["median_s"] <= row["q3_s"] for row in entry["rows"])
-        assert entry["rows"][0]["vs_ours"] == 1
+        ours, other = entry["rows"]
+        assert [row["vs_ours"] for row in (ours, other)] == [1, other["median_s"] / ours["median_s"]]
     assert {check["verdict"] for check in found["agreement"]["plain"].values()} == {"same step"}
     assert (small_run / "compare.png").read_bytes().startswith(b"\x89PNG")
     assert "NumPy expression" in (small_run / "compare.md").read_text(encoding="utf-8")
