@@ -8,6 +8,7 @@ import regressions
 from harness import changes
 from made_up_results import TIMES, made_up
 
+DIVIDER = "limit: root and quotient"
 WITHOUT_LIMIT = {"rmsprop": 1.25, "torch RMSprop": 8.0, "NumPy expression": 10.0, "Numba, fused by hand": 1.5}
 
 
@@ -83,3 +84,58 @@ def test_the_exit_code_tells(tmp_path, capsys):
     with pytest.raises(SystemExit) as raised:
         regressions.main([str(before), str(tmp_path / "missing.json")])
     assert raised.value.code == 2
+
+
+@pytest.mark.parametrize("binding", ["limit: memory traffic", "limit: root and quotient"])
+def test_a_step_is_compared_with_the_slower_limit(binding):
+    times = {"limit: memory traffic": 1.0, "limit: root and quotient": 1.0, "rmsprop": 2.0}
+    before = {**times, binding: 1.5}
+    # The other limit became faster, and the binding one slower with the step: the step is as near the limit as it was.
+    after = {**{name: time / 2 for name, time in times.items()}, binding: 3.0, "rmsprop": 4.0}
+    (change,) = changes.changes(made_up(before), made_up(after))
+    assert (change.before, change.after, change.change) == pytest.approx((2 / 1.5, 4 / 3, 1))
+    assert change.beside == "the limit"
+
+
+def test_noise_is_that_of_all_four_figures():
+    before, after = made_up(), made_up()
+    for results, spreads in ((before, {"rmsprop": 0.3, DIVIDER: 0.4}), (after, {"rmsprop": 1.2, DIVIDER: 0.0})):
+        for row in results["results"][0]["rows"]:
+            if row["peer"] in spreads:
+                row["q1_s"] = row["median_s"] * (1 - spreads[row["peer"]] / 4)
+                row["q3_s"] = row["median_s"] * (1 + spreads[row["peer"]] * 3 / 4)
+    (change,) = changes.changes(before, after)
+    assert change.noise == pytest.approx(1.3)  # the root of 0.3² + 0.4² + 1.2²
+
+
+def test_a_faster_step_is_none_that_became_slower():
+    (change,) = changes.changes(made_up(), made_up({**TIMES, "rmsprop": 0.625}))
+    assert (change.before, change.after, change.change) == pytest.approx((1.25, 0.625, 0.5))
+    assert slower(made_up(), made_up({**TIMES, "rmsprop": 0.625})) == []
+
+
+def test_both_our_steps_are_compared_and_no_peers():
+    times = {**TIMES, "rmsprop.torch RMSprop": 1.0}
+    after = {**times, "rmsprop.torch RMSprop": 2.0, "torch RMSprop": 80.0}
+    (line,) = slower(made_up(times), made_up(after))
+    assert line.startswith("slower: 16M, plain, rmsprop.torch RMSprop: 1.00 -> 2.00 times the limit")
+    assert [change.peer for change in changes.changes(made_up(times), made_up(after))] == [
+        "rmsprop",
+        "rmsprop.torch RMSprop",
+    ]
+
+
+def test_without_a_limit_the_median_of_the_changes_counts():
+    before = made_up(WITHOUT_LIMIT)
+    after = made_up(
+        {**WITHOUT_LIMIT, "rmsprop": 2.5, "torch RMSprop": 8.0, "NumPy expression": 20.0, "Numba, fused by hand": 0.3}
+    )
+    (change,) = changes.changes(before, after)  # beside each: 2, 1 and 10 times what it was
+    assert (change.beside, change.change) == ("torch RMSprop", pytest.approx(2))
+
+
+def test_rules_are_compared_with_their_own():
+    before, after = made_up(), made_up({**TIMES, "rmsprop": 9.0}, rule="centered-momentum")
+    assert list(changes.changes(before, after)) == []
+    before["results"] += made_up({**TIMES, "rmsprop": 9.0}, rule="centered-momentum")["results"]
+    assert [change.change for change in changes.changes(before, after)] == [1]

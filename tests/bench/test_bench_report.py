@@ -1,5 +1,6 @@
 """Tables and pictures say what the results say, and the README what the committed results say."""
 
+import io
 import re
 
 import pytest
@@ -99,3 +100,113 @@ def test_the_readme_says_how_near_the_limit_the_committed_results_are():
     assert (
         "ResNet-50's step comes to {:.2f} of the limit; without AVX-512, on Zen 3, to {:.2f} ".format(*shares) in readme
     )
+
+
+# ---- Every figure, from made-up results ------------------------------------------------------------------------------
+
+SLOW_TRAFFIC = {
+    "limit: memory traffic": 2.0,
+    "limit: root and quotient": 1.0,
+    "rmsprop": 2.5,
+    "rmsprop.torch RMSprop": 5.0,
+    "torch RMSprop": 20.0,
+    "torch Adagrad, fused": 10.0,
+    "torch SGD, fused": 4.0,
+}
+
+
+def rows_of(lines):
+    return [cells_of(line) for line in lines if line.startswith("| ")]
+
+
+@pytest.mark.parametrize(("times", "limit"), [(TIMES, "1,000 µs"), (SLOW_TRAFFIC, "2.00 ms")])
+def test_the_readme_shows_times_ratios_to_ours_and_the_slower_limit(times, limit):
+    figures = pages.readme_figures(made_up({**times, "NumPy expression": 0.5 * times["rmsprop"]}))
+    head, _, row = rows_of(figures.splitlines())
+    shown = dict(zip(head, row, strict=True))
+    assert shown["one step, float32"] == "title of 16M"
+    assert shown["limit"] == limit.replace("1,000 µs", "1.00 ms")
+    assert shown["rmsprop"] == tables.readable(times["rmsprop"] * 1e-3)
+    ratio = times["torch RMSprop"] / times["rmsprop"]
+    assert shown["torch RMSprop"] == f"{tables.readable(times['torch RMSprop'] * 1e-3)} ({ratio:.2f}x)"
+    assert shown["NumPy"].endswith(" (0.50x)")
+
+
+def test_workloads_and_rules_stay_apart():
+    plain, other = made_up(workloads=("16M", "mlp")), made_up({**TIMES, "rmsprop": 100.0}, rule="centered-momentum")
+    plain["results"] += other["results"]
+    plain["results"][1]["rows"][2]["median_s"] = 7.0
+    rows = rows_of(pages.readme_figures(plain).splitlines())
+    assert [(row[0], row[1]) for row in rows[2:]] == [("title of 16M", "1.25 ms"), ("title of mlp", "7.00 s")]
+    head, rows = tables.summary_rows(plain, "plain")
+    assert head[1:] == ["16M", "mlp"]
+    assert [row for row in rows if row[0] == "rmsprop"] == [["rmsprop", "1.25 ms (1.00x)", "7.00 s (1.00x)"]]
+    head, rows = tables.summary_rows(plain, "centered-momentum")
+    assert [row for row in rows if row[0] == "torch RMSprop"] == [["torch RMSprop", "8.00 ms (0.08x)"]]
+
+
+def test_a_peer_without_figures_has_a_dash():
+    found = made_up(workloads=("16M", "mlp"))
+    del found["results"][1]["rows"][3]
+    head, _, *rows = rows_of(pages.readme_figures(found).splitlines())
+    assert [row[head.index("torch RMSprop")] for row in rows] == ["8.00 ms (6.40x)", "-"]
+    assert rows[0][-1] == "1.00 ms"
+    del found["results"][0]["rows"][0]
+    assert rows_of(pages.readme_figures(found).splitlines())[2][-1] == "-"
+
+
+def test_the_terminal_shows_what_the_page_shows():
+    console = pytest.importorskip("rich.console").Console(record=True, width=120, file=io.StringIO())
+    (entry,) = made_up()["results"]
+    tables.print_workload(entry, console)
+    tables.print_end(made_up(), console)
+    lines = [" ".join(re.sub("[│┃]", " ", line).split()) for line in console.export_text().splitlines()]
+    assert "rmsprop 1.25 ms 1.24 ms to 1.26 ms 1.00x 1.25x" in lines
+    assert "torch RMSprop 8.00 ms 7.92 ms to 8.08 ms 6.40x 8.00x" in lines
+    assert "limit: memory traffic 800 µs 792 µs to 808 µs 0.64x 0.80x" in lines
+    assert "JAX optax, jit not measured" in lines
+    assert "torch RMSprop plain another formula 7 1e-06 eps is outside" in lines
+
+
+def test_bars_lines_of_quartiles_and_the_line_of_the_limit_are_at_their_ratios():
+    axes = pytest.importorskip("matplotlib.figure").Figure().add_subplot()
+    (entry,) = made_up(SLOW_TRAFFIC, spread=0.1)["results"]
+    pictures.draw_workload(axes, entry, ["rmsprop", "torch RMSprop", "torch SGD, fused"], has_labels=True)
+    assert [(bar.get_x(), bar.get_x() + bar.get_width()) for bar in axes.patches] == [
+        (1, pytest.approx(1.25)),
+        (1, pytest.approx(10)),
+        (1, pytest.approx(2)),
+    ]
+    *quartiles, limit = [list(line.get_xdata()) for line in axes.get_lines()]
+    assert quartiles == [pytest.approx([ratio * 0.95, ratio * 1.05]) for ratio in (1.25, 10, 2)]
+    assert limit == [1, 1]
+    assert [axes.patches[i].get_facecolor() == axes.patches[0].get_facecolor() for i in range(3)] == [
+        True,
+        False,
+        False,
+    ]
+    assert axes.get_xlabel() == "times the limit"
+    low, high = axes.get_ylim()
+    assert low > high, "the first peer is not on top"
+    assert axes.get_xlim()[1] > 10 * 1.05
+
+
+def test_without_a_limit_a_bar_is_a_ratio_to_the_fastest():
+    axes = pytest.importorskip("matplotlib.figure").Figure().add_subplot()
+    (entry,) = made_up({"rmsprop": 2.0, "torch RMSprop": 8.0})["results"]
+    pictures.draw_workload(axes, entry, ["rmsprop", "torch RMSprop"], has_labels=True)
+    assert [bar.get_x() + bar.get_width() for bar in axes.patches] == [1, 4]
+    assert axes.get_xlabel() == "times the fastest"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.1234, "0.12"), (0.996, "1.00"), (9.996, "10.0"), (99.96, "100"), (12345, "12,300")]
+)
+def test_ratios_have_three_digits_and_no_exponent(value, text):
+    assert tables.in_digits(value) == text
+    assert tables.times(value) == text + "x"
+
+
+def test_a_size_is_in_mib():
+    assert tables.in_mib(3 << 20) == "3.00 MiB"
+    assert tables.in_mib(None) == ""

@@ -42,7 +42,7 @@ def made_up(times=TIMES, spread=0.02, unit=1e-3, workloads=("16M",), rule="plain
                 "rule": rule,
                 "elements": 1 << 24,
                 "tensors": 1,
-                "rows": [*rows, absent],
+                "rows": [dict(row) for row in (*rows, absent)],
             }
             for workload in workloads
         ],
