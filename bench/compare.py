@@ -102,7 +102,9 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="where to write (default: %(default)s)",
     )
-    add("--readme", action="store_true", help="also into bench/results, README.md and docs/compare.png")
+    add(
+        "--readme", action="store_true", help="also into bench/results, README.md, docs/pytorch.md and docs/compare.png"
+    )
     add("--against", type=Path, metavar="FILE.json", help="report what became slower since these results, in ratios")
     add(
         "--threshold",
@@ -195,7 +197,8 @@ def main(arguments: list[str] | None = None) -> int:
         earlier = files.load(options.against) if options.against else None
         writable(options.output)
         if options.readme:
-            pages.between(pages.README.read_text(encoding="utf-8"), "")
+            for page in pages.SHOWN:
+                pages.between(page.read_text(encoding="utf-8"), "")
             writable(pages.COMMITTED.parent)
     except (files.ResultsError, OSError) as error:
         parser.error(str(error))
@@ -207,7 +210,7 @@ def main(arguments: list[str] | None = None) -> int:
     print("wrote", *pages.write_all(results, options.output))
     if options.readme:
         files.save(results, pages.COMMITTED)
-        pages.write_readme(results)
+        pages.write_pages(results)
     if earlier is None:
         return 0
     lines, slower = changes.report(earlier, results, options.threshold)

@@ -12,7 +12,7 @@ from harness.tables import markdown
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        description="Turn the results of bench/compare.py into a page, a picture, and the README's figures.",
+        description="Turn the results of bench/compare.py into a page, a picture, and the figures of the pages.",
         epilog="Without options, the page is printed.",
     )
     parser.add_argument(
@@ -23,13 +23,15 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="RESULTS.json",
         help="what compare.py wrote (default: bench/results/compare.json)",
     )
-    parser.add_argument("--readme", action="store_true", help="write the figures into README.md and docs/compare.png")
+    parser.add_argument(
+        "--readme", action="store_true", help="write the figures into README.md, docs/pytorch.md and docs/compare.png"
+    )
     parser.add_argument("--picture", type=Path, metavar="FILE.png", help="draw the picture")
     options = parser.parse_args(arguments)
     try:
         results = load(options.results)
         if options.readme:
-            pages.write_readme(results)
+            pages.write_pages(results)
         if options.picture:
             draw(results, options.picture)
     except (ResultsError, OSError) as error:

@@ -19,8 +19,8 @@ from typing import Any
 import rmsprop
 from harness.arguments import whole_number, writable
 from harness.machine import describe, in_words
-from harness.pages import ROOT
-from harness.results import FOLDER
+from harness.pages import END, ROOT, between
+from harness.results import FOLDER, fingerprint
 from harness.tables import in_digits, readable, table
 from harness.timing import seconds_per_step, steps_of_a_block
 from harness.workloads import COMMON, random_arrays
@@ -32,7 +32,6 @@ COMMITTED = FOLDER / "scaling.json"
 PAGE = ROOT / "docs" / "scaling.md"
 PICTURE = ROOT / "docs" / "scaling.png"
 BEGIN = "<!-- figures from bench/results/scaling.json, written by python bench/scaling.py --docs -->"
-END = "<!-- end of the figures -->"
 
 MOVED_BYTES = {"plain": 20, "centered-momentum": 36}
 """Bytes that a step moves for a parameter in float32: each array is read, and all but the gradient are written."""
@@ -230,7 +229,7 @@ def draw(scaling: Scaling, path: Path) -> None:
     draw_tensors(tensors, scaling)
     draw_threads(threads, scaling)
     figure.suptitle(f"A plain step in float32: {in_words(scaling['machine'])}", fontsize=10)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, metadata={"Description": fingerprint(scaling)})
 
 
 def draw_roofline(axes: Any, scaling: Scaling) -> None:
@@ -295,9 +294,8 @@ def draw_threads(axes: Any, scaling: Scaling) -> None:
 
 def write_page(scaling: Scaling, page: Path = PAGE, picture: Path = PICTURE) -> None:
     """Put the figures into the page, and draw its picture."""
-    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    after = rest.partition(END)[2]
-    page.write_text(f"{before}{BEGIN}\n{page_figures(scaling)}\n{END}{after}", encoding="utf-8")
+    text = between(page.read_text(encoding="utf-8"), page_figures(scaling), BEGIN, END)
+    page.write_text(text, encoding="utf-8")
     draw(scaling, picture)
 
 

@@ -1,4 +1,4 @@
-"""Where results are shown: the folder of a run, and the figures of the README."""
+"""Where results are shown: the folder of a run, the figures of the README and those of the page on PyTorch."""
 
 from pathlib import Path
 
@@ -11,9 +11,11 @@ from peers import OURS
 ROOT = Path(__file__).resolve().parents[2]
 COMMITTED = files.FOLDER / "compare.json"
 README = ROOT / "README.md"
+PYTORCH_PAGE = ROOT / "docs" / "pytorch.md"
 PICTURE = ROOT / "docs" / "compare.png"
 BEGIN = "<!-- figures from bench/results/compare.json, written by python bench/report.py --readme -->"
 END = "<!-- end of the figures -->"
+ADAPTER = "rmsprop.torch RMSprop"
 README_PEERS = {
     "rmsprop": "rmsprop",
     "rmsprop.torch RMSprop": "rmsprop.torch",
@@ -53,17 +55,42 @@ def readme_figures(results: files.Results) -> str:
     return "\n".join(lines)
 
 
-def between(text: str, figures: str) -> str:
+PYTORCH_WORKLOADS = ("16", "1000x64", "mlp", "resnet50", "64M")
+PYTORCH_PEERS = {
+    "torch RMSprop": "`torch.optim.RMSprop`",
+    "torch Adagrad, fused": "fused Adagrad of PyTorch",
+    "torch SGD, fused": "fused SGD of PyTorch",
+}
+"""The peers of the table for PyTorch users, with the heads of their columns."""
+
+
+def pytorch_figures(results: files.Results) -> str:
+    """Return the figures of the page on PyTorch: the adapter's time, and how many times that its peers take."""
+    rows = []
+    for workload in PYTORCH_WORKLOADS:
+        entry = files.entry_for(results, workload, "plain")
+        measured = files.measured(entry) if entry else {}
+        if entry and ADAPTER in measured:
+            adapter = measured[ADAPTER]
+            found = [measured.get(name) for name in PYTORCH_PEERS]
+            ratios = [times(row["vs_ours"] / adapter["vs_ours"]) if row else "-" for row in found]
+            rows.append([entry["title"], readable(adapter["median_s"]), *ratios])
+    head = ["one step, float32", "`rmsprop.torch`", *PYTORCH_PEERS.values()]
+    where = f"PyTorch {results['versions'].get('torch', '(not measured)')}, {in_words(results['machine'])}:"
+    return "\n".join([where, "", *table(head, rows)])
+
+
+def between(text: str, figures: str, begin_mark: str = BEGIN, end_mark: str = END) -> str:
     """Return a text with its figures replaced.
 
     Raises:
         files.ResultsError: it does not say where they belong.
     """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, begin, rest = text.partition(begin_mark)
+    _, end, after = rest.partition(end_mark)
     if not begin or not end:
-        raise files.ResultsError(f"the page has no place for the figures, between {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n{figures}\n{END}{after}"
+        raise files.ResultsError(f"the page has no place for the figures, between {begin_mark} and {end_mark}")
+    return f"{before}{begin}\n{figures}\n{end}{after}"
 
 
 def write_all(results: files.Results, folder: Path) -> list[Path]:
@@ -75,7 +102,12 @@ def write_all(results: files.Results, folder: Path) -> list[Path]:
     return paths
 
 
-def write_readme(results: files.Results, readme: Path = README, picture: Path = PICTURE) -> None:
-    """Put the figures into the README, and draw its picture."""
-    readme.write_text(between(readme.read_text(encoding="utf-8"), readme_figures(results)), encoding="utf-8")
-    draw(results, picture)
+SHOWN = {README: readme_figures, PYTORCH_PAGE: pytorch_figures}
+"""The pages with figures of the comparison, and what makes these."""
+
+
+def write_pages(results: files.Results) -> None:
+    """Put the figures into the pages, and draw the picture."""
+    for page, figures in SHOWN.items():
+        page.write_text(between(page.read_text(encoding="utf-8"), figures(results)), encoding="utf-8")
+    draw(results, PICTURE)

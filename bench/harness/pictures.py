@@ -27,7 +27,7 @@ def draw(results: files.Results, path: Path) -> None:
     figure.suptitle(
         f"Time of one step beside the machine's limit (line): {in_words(results['machine'])}", fontsize=10, ha="center"
     )
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, metadata={"Description": files.fingerprint(results)})
 
 
 def draw_workload(axes: Any, entry: dict[str, Any], names: list[str], has_labels: bool) -> None:

@@ -1,5 +1,6 @@
 """The file of results: what is in it, and how it is read."""
 
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -63,6 +64,11 @@ def load(path: Path) -> Results:
     except (KeyError, TypeError) as error:
         raise ResultsError(f"{path}: not a file of results: {error}") from None
     return results
+
+
+def fingerprint(results: Results) -> str:
+    """Return a hash of all that was found: a picture has it, so that it shows whether it is of these results."""
+    return hashlib.sha256(json.dumps(results, sort_keys=True).encode()).hexdigest()
 
 
 def measured(entry: dict[str, Any]) -> dict[str, dict[str, Any]]:

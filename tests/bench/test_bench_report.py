@@ -83,11 +83,33 @@ def test_the_figures_of_a_page_are_replaced_and_nothing_else():
     assert pages.between(page, "new") == f"before\n{pages.BEGIN}\nnew\n{pages.END}\nafter\n"
 
 
-def test_the_figures_in_the_readme_are_those_of_the_committed_results():
+@pytest.mark.parametrize("page", pages.SHOWN, ids=lambda page: page.name)
+def test_the_figures_in_a_page_are_those_of_the_committed_results(page):
     committed = results.load(pages.COMMITTED)
-    readme = pages.README.read_text(encoding="utf-8")
-    assert readme == pages.between(readme, pages.readme_figures(committed))
-    assert committed["command"] in readme
+    text = page.read_text(encoding="utf-8")
+    assert text == pages.between(text, pages.SHOWN[page](committed))
+
+
+@pytest.mark.parametrize("page", pages.SHOWN, ids=lambda page: page.name)
+def test_every_figure_in_a_page_follows_the_results(page):
+    committed, figures = results.load(pages.COMMITTED), pages.SHOWN[page]
+    shown = figures(committed)
+    changed = 0
+    for entry in committed["results"]:
+        for row in results.measured(entry).values():
+            before, row["median_s"], row["vs_ours"] = dict(row), 2 * row["median_s"], 2 * row["vs_ours"]
+            changed += figures(committed) != shown
+            row.update(before)
+    cells = [cell for line in shown.splitlines() if line.startswith("| ") for cell in cells_of(line)[1:]]
+    assert changed >= sum(cell[0].isdigit() for cell in cells) > 10
+
+
+def test_the_readme_names_the_command_of_its_figures():
+    assert results.load(pages.COMMITTED)["command"] in pages.README.read_text(encoding="utf-8")
+
+
+def test_the_picture_is_of_the_committed_results():
+    assert f"Description\0{results.fingerprint(results.load(pages.COMMITTED))}".encode() in pages.PICTURE.read_bytes()
 
 
 def test_the_readme_says_how_near_the_limit_the_committed_results_are():
@@ -210,3 +232,17 @@ def test_ratios_have_three_digits_and_no_exponent(value, text):
 def test_a_size_is_in_mib():
     assert tables.in_mib(3 << 20) == "3.00 MiB"
     assert tables.in_mib(None) == ""
+
+
+def test_pytorch_users_see_ratios_to_the_adapter():
+    found = made_up(SLOW_TRAFFIC, workloads=("64M", "16", "16M"), versions={"torch": "9.9"})
+    head, _, *rows = rows_of(pages.pytorch_figures(found).splitlines())
+    assert head[1:3] == ["`rmsprop.torch`", "`torch.optim.RMSprop`"]
+    assert rows == [[f"title of {workload}", "5.00 ms", "4.00x", "2.00x", "0.80x"] for workload in ("16", "64M")]
+    assert "PyTorch 9.9, 4 threads on" in pages.pytorch_figures(found)
+
+
+def test_a_run_without_pytorch_has_no_rows_for_its_users():
+    found = made_up()
+    del found["versions"]["torch"]
+    assert len(rows_of(pages.pytorch_figures(found).splitlines())) == 2

@@ -10,6 +10,7 @@ import pytest
 import rmsprop
 import scaling
 from harness import timing
+from harness.results import fingerprint
 from harness.workloads import COMMON, RULES, random_arrays
 from made_up_peers import Clock, MadeUpContender
 from peers import machine_limit
@@ -113,6 +114,7 @@ def test_the_figures_in_the_page_are_those_of_the_committed_results():
     page = scaling.PAGE.read_text(encoding="utf-8")
     shown = page.partition(scaling.BEGIN)[2].partition(scaling.END)[0]
     assert shown.strip() == scaling.page_figures(committed)
+    assert f"Description\0{fingerprint(committed)}".encode() in scaling.PICTURE.read_bytes()
 
 
 # ---- Its arithmetic, on made-up times --------------------------------------------------------------------------------
