@@ -4,6 +4,7 @@ import argparse
 import json
 import re
 import textwrap
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ import pytest
 
 import compare
 import peers
-from harness import measure, processes, results
+from harness import measure, pages, processes, results
+from made_up_peers import MadeUpProcesses
 from peers.contract import Peer, Steps
 
 pytest.importorskip("matplotlib")
@@ -71,6 +73,95 @@ def test_an_interrupted_run_keeps_what_it_has_measured(tmp_path, monkeypatch):
     assert run(tmp_path, "--workloads", "16", "mlp", "--peers", "rmsprop") == 130
     kept = results.load(tmp_path / "compare.json")
     assert [entry["workload"] for entry in kept["results"]] == ["16"]
+
+
+# ---- What the arguments come to, on made-up times --------------------------------------------------------------------
+
+TIMES = {
+    "limit: memory traffic": [1.0],
+    "limit: root and quotient": [2.0],
+    "rmsprop": [3.0, 4.0],
+    "torch RMSprop": [7.0],
+}
+
+
+@pytest.fixture
+def made_up_run(monkeypatch, tmp_path):
+    """Return a function that runs the comparison on made-up times, and returns its results and settings."""
+
+    def run(*arguments):
+        settings = []
+
+        @contextmanager
+        def started(chosen, log):
+            settings.append(chosen)
+            yield MadeUpProcesses(TIMES, chosen)
+
+        monkeypatch.setattr(measure, "started", started)
+        code = compare.main(["--output", str(tmp_path), "--peers", *TIMES, *arguments])
+        return code, results.load(tmp_path / "compare.json"), settings[0]
+
+    return run
+
+
+def test_arguments_are_the_settings_of_the_run_and_of_its_file(made_up_run):
+    arguments = ("--rounds", "4", "--placements", "2", "--block-ms", "7", "--patience", "9", "--isolate", "torch")
+    code, found, settings = made_up_run(*arguments, "--workloads", "mlp", "16", "--rules", "centered-momentum")
+    assert code == 0
+    asked = {"rounds": 4, "placements": 2, "block_seconds": 0.007, "patience": 9}
+    assert settings == measure.Settings(**asked, isolated=frozenset({"torch"}))
+    assert found["settings"] == asked
+    assert found["versions"] == {f"package of {name}": "1.0" for name in TIMES}
+    assert [(entry["workload"], entry["rule"]) for entry in found["results"]] == [
+        ("mlp", "centered-momentum"),
+        ("16", "centered-momentum"),
+    ]
+    assert [(entry["elements"], entry["tensors"]) for entry in found["results"]] == [(101_770, 4), (16, 1)]
+    for entry in found["results"]:
+        rows = results.measured(entry)
+        assert [(row["median_s"], row["rounds"], row["vs_limit"]) for row in rows.values()] == [
+            (1, 4, 0.5),
+            (2, 4, 1),
+            (3.5, 4, 1.75),
+            (7, 4, 3.5),
+        ]
+        assert rows["torch RMSprop"]["vs_ours"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rounds", "placements", "block_seconds", "workloads"),
+    [(["--quick"], 5, 1, 0.005, compare.QUICK), ([], 15, 3, 0.02, compare.WORKLOADS)],
+)
+def test_defaults_are_those_that_the_help_names(made_up_run, arguments, rounds, placements, block_seconds, workloads):
+    _, found, settings = made_up_run(*arguments, "--rules", "plain")
+    assert (settings.rounds, settings.placements, settings.block_seconds) == (rounds, placements, block_seconds)
+    assert [entry["workload"] for entry in found["results"]] == list(workloads)
+    assert {row["rounds"] for entry in found["results"] for row in entry["rows"]} == {rounds}
+
+
+def test_figures_go_into_the_pages_when_they_are_asked_for(made_up_run, monkeypatch, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{pages.BEGIN}\n{pages.END}\nafter\n")
+    monkeypatch.setattr(pages, "SHOWN", {page: pages.readme_figures})
+    monkeypatch.setattr(pages, "COMMITTED", tmp_path / "committed.json")
+    monkeypatch.setattr(pages, "PICTURE", tmp_path / "picture.png")
+    arguments = ("--workloads", "16", "--rules", "plain", "--rounds", "2")
+    _, found, _ = made_up_run(*arguments)
+    assert not (tmp_path / "committed.json").exists()
+    _, found, _ = made_up_run(*arguments, "--readme")
+    assert results.load(tmp_path / "committed.json") == found
+    assert page.read_text() == f"before\n{pages.BEGIN}\n{pages.readme_figures(found)}\n{pages.END}\nafter\n"
+    assert "| 1 tensor of 16 | 3.50 s | 7.00 s (2.00x) | 2.00 s |" in page.read_text()
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("threshold", "code"), [("0.1", 1), ("0.9", 0)])
+def test_a_slower_step_is_in_the_exit_code(made_up_run, monkeypatch, tmp_path, threshold, code):
+    arguments = ("--workloads", "16", "--rules", "plain", "--rounds", "1")
+    _, found, _ = made_up_run(*arguments)
+    results.save(found, tmp_path / "earlier.json")
+    monkeypatch.setitem(TIMES, "rmsprop", [5.0])
+    assert made_up_run(*arguments, "--against", str(tmp_path / "earlier.json"), "--threshold", threshold)[0] == code
 
 
 # ---- Bad input -------------------------------------------------------------------------------------------------------

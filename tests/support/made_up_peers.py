@@ -61,7 +61,12 @@ class MadeUpProcesses(measure.Processes):
         if do == "prepare":
             return {"state_bytes": 1000, "temporary_bytes": self.temporary_bytes, "steps": 3}
         verdict = {"verdict": self.verdicts.get(peer.name, "same step"), "why": "made up"}
-        return {"memory_available": self.memory, "agree": verdict}.get(do)
+        answers = {
+            "memory_available": self.memory,
+            "agree": {**verdict, "from_ours": 0.0, "from_its_formula": 0.0},
+            "versions": {f"package of {peer.name}": "1.0"},
+        }
+        return answers.get(do)
 
 
 def made_up_peer(name, framework="numpy"):
