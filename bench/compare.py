@@ -21,11 +21,11 @@ IN_A_HURRY = {"rounds": 5, "placements": 1, "block_ms": 5.0, "patience": 60.0}
 DESCRIPTION = """\
 Time one optimizer step of rmsprop, through its NumPy API and its PyTorch
 adapter, beside every peer that is installed, and beside the limit of the
-machine: bare C++ loops that move the same memory, or compute as many square
-roots and quotients. All take turns in rounds, so that a noisy machine is noisy
-for all; medians, their quartiles and ratios are reported. First it is checked
-what each peer computes. One that is not installed, fails or computes something
-else is a row with its reason.
+machine: the slower of two bare C++ loops, of which one moves the same memory
+and one does as many square roots and divisions. All take turns in rounds, so
+that all run under the same conditions; medians, quartiles and ratios are
+reported. Before that, it is checked what each peer computes. A peer that is
+not installed, fails, or computes something else becomes a row with the reason.
 """
 
 EPILOG = """\
