@@ -136,6 +136,15 @@ def test_a_peer_that_cannot_be_made_anew_is_left_out_with_its_reason_and_the_oth
     assert [(rows[name]["rounds"], rows[name]["vs_ours"]) for name in ("rmsprop", "third")] == [(4, 1), (4, 3)]
 
 
+def test_no_ratio_is_one_to_figures_of_fewer_rounds():
+    times = {TRAFFIC: [1.0], DIVIDER: [2.0], "rmsprop": [3.0], "other": [6.0]}
+    error = PeerError("no more", "failed")
+    rows, _ = compared(times, placements=2, fails={("prepare", DIVIDER, 2): error})
+    assert [rows[name]["vs_limit"] for name in ("rmsprop", "other")] == [None, None]
+    rows, _ = compared(times, placements=2, fails={("prepare", "rmsprop", 2): error})
+    assert [row["reason"] for row in rows.values()] == ["no more"] * 4
+
+
 def test_a_peer_that_is_late_for_one_rule_is_not_waited_for_with_the_next():
     times = {"rmsprop": [1.0], "slow": [1.0]}
     late = PeerError("was not ready", "late")
