@@ -1,11 +1,14 @@
 """Tables and pictures say what the results say, and the README what the committed results say."""
 
 import io
+import os
 import re
 
 import pytest
 
-from harness import pages, pictures, results, tables
+import report
+import rmsprop
+from harness import machine, pages, pictures, results, tables
 from made_up_results import TIMES, made_up
 
 SECONDS = {"s": 1, "ms": 1e-3, "µs": 1e-6, "ns": 1e-9}
@@ -246,3 +249,56 @@ def test_a_run_without_pytorch_has_no_rows_for_its_users():
     found = made_up()
     del found["versions"]["torch"]
     assert len(rows_of(pages.pytorch_figures(found).splitlines())) == 2
+
+
+# ---- The program -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def made_up_file(tmp_path, monkeypatch):
+    """Return a file of made-up results, with pages of its own to put their figures into."""
+    results.save(made_up(), tmp_path / "results.json")
+    (tmp_path / "page.md").write_text(f"{pages.BEGIN}\n{pages.END}\n")
+    monkeypatch.setattr(pages, "SHOWN", {tmp_path / "page.md": pages.readme_figures})
+    monkeypatch.setattr(pages, "PICTURE", tmp_path / "picture.png")
+    return tmp_path / "results.json"
+
+
+def test_the_program_prints_the_page(made_up_file, capsys):
+    assert report.main([str(made_up_file)]) == 0
+    assert capsys.readouterr().out == tables.markdown(made_up())
+    assert report.main([]) == 0
+    assert capsys.readouterr().out == tables.markdown(results.load(pages.COMMITTED))
+
+
+def test_the_program_writes_pages_and_pictures(made_up_file, tmp_path, capsys):
+    assert report.main([str(made_up_file), "--picture", str(tmp_path / "other.png")]) == 0
+    assert not pages.PICTURE.exists()
+    assert report.main([str(made_up_file), "--readme"]) == 0
+    assert pages.readme_figures(made_up()) in (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert pages.PICTURE.read_bytes() == (tmp_path / "other.png").read_bytes()
+    assert capsys.readouterr().out == ""
+
+
+def test_a_file_that_holds_no_results_is_an_error(tmp_path, capsys):
+    with pytest.raises(SystemExit) as raised:
+        report.main([str(tmp_path / "missing.json")])
+    assert raised.value.code == 2
+    assert "missing.json" in capsys.readouterr().err
+
+
+def test_a_machine_is_described_with_the_sizes_of_its_caches(tmp_path, monkeypatch):
+    for index, (level, kind, size) in enumerate(
+        [(1, "Data", "32K"), (1, "Instruction", "64K"), (2, "Unified", "1024K")]
+    ):
+        folder = tmp_path / f"index{index}"
+        folder.mkdir()
+        for name, value in {"level": level, "type": kind, "size": size}.items():
+            (folder / name).write_text(f"{value}\n")
+    monkeypatch.setattr(machine, "CPU", tmp_path)
+    assert machine.caches() == {"L1": 32 << 10, "L2": 1 << 20}
+    described = machine.describe()
+    assert (described["threads"], described["cores"]) == (rmsprop.get_num_threads(), os.cpu_count())
+    assert machine.in_words({"threads": 3, "cores": 4, "cpu": "a CPU", "instruction_set": "baseline"}) == (
+        "3 threads on 4 cores of a CPU, baseline"
+    )

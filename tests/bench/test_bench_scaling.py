@@ -292,3 +292,27 @@ def test_the_picture_has_the_figures_the_right_way_up():
         "1,000 elements": [[1, 2], pytest.approx([1, 0.5])],
         "1,000,000 elements": [[1, 2], pytest.approx([1, 2])],
     }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "most", "rounds", "block_seconds"),
+    [(["--quick"], (1 << 20, 1000), 3, 2e-3), ([], (1 << 26, 100_000), 9, 1e-2), (["--rounds", "5"], None, 5, 1e-2)],
+)
+def test_the_program_measures_what_its_help_says(monkeypatch, tmp_path, capsys, arguments, most, rounds, block_seconds):
+    asked = []
+    monkeypatch.setattr(scaling, "measure", lambda *given: asked.append(given) or made_up_scaling())
+    assert scaling.main(["--output", str(tmp_path), *arguments]) == 0
+    ((sizes, counts, *settings, command),) = asked
+    assert settings == [rounds, block_seconds]
+    assert most in (None, (max(sizes), max(counts)))
+    assert command.startswith("python bench/scaling.py --output ")
+    assert json.loads((tmp_path / "scaling.json").read_text(encoding="utf-8")) == made_up_scaling()
+    assert capsys.readouterr().out.strip() == scaling.page_figures(made_up_scaling())
+
+
+def test_the_figures_of_the_page_are_replaced_and_nothing_else(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{scaling.BEGIN}\nold\n{scaling.END}\nafter\n")
+    scaling.write_page(made_up_scaling(), page, tmp_path / "picture.png")
+    figures = scaling.page_figures(made_up_scaling())
+    assert page.read_text(encoding="utf-8") == f"before\n{scaling.BEGIN}\n{figures}\n{scaling.END}\nafter\n"
