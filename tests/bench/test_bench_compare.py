@@ -128,6 +128,13 @@ def test_arguments_are_the_settings_of_the_run_and_of_its_file(made_up_run):
         assert rows["torch RMSprop"]["vs_ours"] == 2
 
 
+def test_every_rule_is_measured_under_its_own_name(made_up_run):
+    _, found, _ = made_up_run("--workloads", "16", "1k", "--rounds", "1")
+    measured = [(entry["rule"], entry["workload"]) for entry in found["results"]]
+    assert measured == [(rule, workload) for rule in compare.RULES for workload in ("16", "1k")]
+    assert list(found["agreement"]) == list(compare.RULES)
+
+
 @pytest.mark.parametrize(
     ("arguments", "rounds", "placements", "block_seconds", "workloads"),
     [(["--quick"], 5, 1, 0.005, compare.QUICK), ([], 15, 3, 0.02, compare.WORKLOADS)],

@@ -73,6 +73,15 @@ def test_every_peer_gets_the_workload_and_the_hyperparameters_of_the_rule(begun)
     assert {array.dtype for array in arrays.params + arrays.grads} == {np.dtype(np.float32)}
 
 
+@pytest.mark.parametrize("rule", workloads.RULES)
+def test_what_a_peer_computes_is_checked_with_the_hyperparameters_of_the_rule(begun, monkeypatch, rule):
+    made, _ = begun()
+    monkeypatch.setattr(worker, "agreement", lambda *given: given)
+    peer, arrays, options = made.agree("made up", rule)
+    assert (peer, options) == (peers.PEERS["made up"], {**workloads.COMMON, **workloads.RULES[rule]})
+    assert len(arrays.params) == len(worker.check_arrays().params)
+
+
 def test_all_share_the_gradients_except_those_that_write_into_them(begun):
     made, found = begun()
     made.prepare("made up", 1e-3)
