@@ -17,7 +17,7 @@ class Busy {
  private:
   static constexpr unsigned nobody = 0;
 
-  std::atomic<unsigned> owner_ = nobody;         // the generation of the process that has it
+  std::atomic<unsigned> owner_ = nobody;            // the generation of the process that has it
   std::atomic<const char*> what_ = "another step";  // for messages
 };
 

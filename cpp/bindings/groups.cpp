@@ -4,6 +4,7 @@
 #include <bit>
 #include <cmath>
 #include <stdexcept>
+#include <utility>
 
 #include "messages.hpp"
 #include "rmsprop/runtime.hpp"
@@ -106,9 +107,9 @@ std::vector<double> values_in(const Rule& rule, Naming naming, PyObject* dict,
     if (PyDict_Size(dict) == known) return values;
     const auto keys = py::reinterpret_steal<py::list>(PyDict_Keys(dict));  // to compare them may run code, too
     for (const py::handle key : keys) {
-      const bool is_known = key.equal(py::handle(Keys::get().params)) || key.equal(py::handle(Keys::get().name)) ||
-                            std::any_of(infos.begin(), infos.end(),
-                                        [&](const auto& info) { return key.equal(py::str(info.name)); });
+      const bool is_known =
+          key.equal(py::handle(Keys::get().params)) || key.equal(py::handle(Keys::get().name)) ||
+          std::any_of(infos.begin(), infos.end(), [&](const auto& info) { return key.equal(py::str(info.name)); });
       if (!is_known) raise_value_error({"param_groups"}, "unknown key " + repr(key.ptr()));
     }
   }
@@ -259,6 +260,12 @@ void Group::remember(double grad_scale) {
     }
     seen_.emplace_back(owned(key), is_list ? py::object() : owned(value));
   }
+}
+
+void Group::let_go() {
+  // Taken out first: to drop the last reference may run Python code.
+  const py::object dict = std::exchange(dict_, {});
+  const py::object params = std::exchange(params_, {});
 }
 
 void Group::begin_step(const std::vector<Update>& others) {

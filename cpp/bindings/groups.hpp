@@ -59,6 +59,9 @@ class Group {
   void read(const Rule& rule, Naming naming, const py::object& dict, const std::string& prefix, double grad_scale,
             const StepsTaken& steps_taken);
 
+  // Keeps hyperparameters, but neither the dict nor its parameters.
+  void let_go();
+
   const py::object& dict() const { return dict_; }
   const py::object& params() const { return params_; }  // a list
 

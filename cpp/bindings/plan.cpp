@@ -50,16 +50,17 @@ bool is_same(const Layout& a, const Layout& b) {
 }  // namespace
 
 // Puts a tensor into the place of one of the step before. Hardly anything is written where nothing changed, so that
-// other threads' cache lines stay valid.
-void Plan::put(std::size_t i, const Tensor& tensor) {
+// other threads' cache lines stay valid. Returns whether all that is written is the same memory.
+bool Plan::put(std::size_t i, const Tensor& tensor) {
   Tensor& before = tensors_[i];
   const bool same_written = is_same_written(tensor, before);
   if (!same_written || tensor.data[grad] != before.data[grad]) {
-    changes_.push_back({i, same_written});
+    same_written ? disjointness_.forget_gradients() : disjointness_.forget();
     before = tensor;
   } else if (before.update != tensor.update) {
     before.update = tensor.update;
   }
+  return same_written;
 }
 
 std::optional<Refused> Plan::look_at_all(std::vector<Group>& groups) {
@@ -67,7 +68,7 @@ std::optional<Refused> Plan::look_at_all(std::vector<Group>& groups) {
   if (tensors_.size() != objects.size()) is_proven_ = false;
   tensors_.resize(objects.size());
   layouts_.resize(std::max(layouts_.size(), objects.size()));
-  changes_.clear();
+  foreign_.clear();
   elements_ = 0;
   updates_.clear();
   std::size_t updates = 0;
@@ -82,16 +83,16 @@ std::optional<Refused> Plan::look_at_all(std::vector<Group>& groups) {
       if (i + prefetch_distance < objects.size()) prefetch_all(objects[i + prefetch_distance]);
       Tensor tensor;
       tensor.update = &groups[g].update_for(gathered_.param(i).next_step, updates_);
-      if (auto refused = describe(i, tensor)) return refused;
+      const bool is_ordinary = describe_ordinary(objects[i], tensor);
+      if (!is_ordinary) {
+        if (auto refused = describe_any(i, tensor)) return refused;
+      }
       elements_ += tensor.size;
-      put(i, tensor);
+      const bool is_same = put(i, tensor);
+      if (!is_ordinary || !is_exact_array(objects[i][param])) foreign_.push_back({i, !is_same});
     }
   }
   return std::nullopt;
-}
-
-std::optional<Refused> Plan::describe(std::size_t i, Tensor& tensor) {
-  return describe_ordinary(gathered_.objects()[i], tensor) ? std::nullopt : describe_any(i, tensor);
 }
 
 // Everything that can be wrong with an array is found here, and any layout understood.
@@ -115,8 +116,8 @@ std::optional<Refused> Plan::describe_any(std::size_t i, Tensor& tensor) {
   return std::nullopt;
 }
 
-// None if the operands turn out to be dense after all, such as channels-last ones. Where it is that of the last step, it
-// stays the same object, by which the tensor is recognized.
+// None if the operands turn out to be dense after all, such as channels-last ones. Where it is that of the last step,
+// it stays the same object, by which the tensor is recognized.
 void Plan::keep_layout(std::size_t i, std::span<const View> views, Tensor& tensor) {
   Layout layout;
   for (const Operand operand : operands) {
@@ -164,29 +165,21 @@ void Plan::clip(std::vector<Group>& groups, double sum_of_squares) {
   }
 }
 
-// What only the arrays themselves can tell.
+// What only the arrays themselves can tell. A new gradient may lie where an old one lay, so gradients are always asked.
 std::optional<Outcome> Plan::ask_whether_lazy(bool everything, bool& asked) {
   LazyGradients lazy;
-  const auto ask = [&](std::size_t i, Operand operand) -> std::optional<Outcome> {
-    PyObject* array = gathered_.objects()[i][operand];
-    if (array == nullptr || !has_exchange_api(Py_TYPE(array))) return std::nullopt;
-    if (!asked && may_run_python_when_asked(array)) {
-      gathered_.hold();
-      asked = true;
-    }
-    if (!is_lazy(array)) return std::nullopt;
-    if (operand != grad) return Refused{lazy_problem(), {i, operand}};
-    lazy.tensors.push_back(i);
-    return std::nullopt;
-  };
-  if (everything) {
-    changes_.clear();
-    for (std::size_t i = 0; i < tensors_.size(); ++i) changes_.push_back({i, false});
-  }
-  for (const auto& [i, is_in_gradient_alone] : changes_) {
+  for (const Foreign& foreign : foreign_) {
     for (const Operand operand : operands) {
-      if (is_in_gradient_alone && operand != grad) continue;
-      if (auto outcome = ask(i, operand)) return outcome;
+      PyObject* array = gathered_.objects()[foreign.tensor][operand];
+      if (array == nullptr || !has_exchange_api(Py_TYPE(array))) continue;
+      if (operand != grad && !foreign.has_changed && !everything) continue;
+      if (!asked && may_run_python_when_asked(array)) {
+        gathered_.hold();
+        asked = true;
+      }
+      if (!is_lazy(array)) continue;
+      if (operand != grad) return Refused{lazy_problem(), {foreign.tensor, operand}};
+      lazy.tensors.push_back(foreign.tensor);
     }
   }
   if (lazy.tensors.empty()) return std::nullopt;
@@ -197,9 +190,6 @@ std::optional<Outcome> Plan::ask_whether_lazy(bool everything, bool& asked) {
 std::optional<Outcome> Plan::ask(bool everything, bool& asked) {
   if (auto outcome = ask_whether_lazy(everything, asked)) return outcome;
   if (everything) disjointness_.forget();
-  for (const Change& change : changes_) {
-    change.is_in_gradient_alone ? disjointness_.forget_gradients() : disjointness_.forget();
-  }
   if (disjointness_.is_proven()) return std::nullopt;
   gathered_.hold();
   if (auto overlap = disjointness_.find(tensors_, asked)) return Overlapping{*overlap};
@@ -210,7 +200,7 @@ std::optional<Outcome> Plan::ask(bool everything, bool& asked) {
 bool Plan::is_as_before() {
   for (std::size_t i = 0; i < tensors_.size(); ++i) {
     Tensor tensor;
-    if (describe(i, tensor)) return false;
+    if (!describe_ordinary(gathered_.objects()[i], tensor) && describe_any(i, tensor)) return false;
     if (!is_same_written(tensor, tensors_[i]) || tensor.data[grad] != tensors_[i].data[grad]) return false;
   }
   return true;

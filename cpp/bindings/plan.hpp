@@ -60,10 +60,9 @@ class Plan {
 
  private:
   std::optional<Refused> look_at_all(std::vector<Group>& groups);
-  std::optional<Refused> describe(std::size_t i, Tensor& tensor);
   std::optional<Refused> describe_any(std::size_t i, Tensor& tensor);
   std::optional<Refused> describe_gradients();
-  void put(std::size_t i, const Tensor& tensor);
+  bool put(std::size_t i, const Tensor& tensor);
   void keep_layout(std::size_t i, std::span<const View> views, Tensor& tensor);
   std::optional<Outcome> ask(bool everything, bool& asked);
   std::optional<Outcome> ask_whether_lazy(bool everything, bool& asked);
@@ -75,11 +74,11 @@ class Plan {
   std::vector<std::unique_ptr<Layout>> layouts_;  // of tensors, by their place
   std::vector<Tensor> gradients_;
   std::vector<std::unique_ptr<Layout>> gradient_layouts_;
-  struct Change {
+  struct Foreign {
     std::size_t tensor;
-    bool is_in_gradient_alone;
+    bool has_changed;  // what is written of it is not the memory of the last step
   };
-  std::vector<Change> changes_;  // tensors that are not the memory of the last step
+  std::vector<Foreign> foreign_;  // tensors that may not be plain NumPy arrays
   Disjointness disjointness_;
   bool is_proven_ = false;  // all of the last step was asked, and is disjoint
   bool was_disturbed_ = false;

@@ -1,5 +1,5 @@
-// Python's containers, read so that nothing in them is freed or changed meanwhile: by this thread's own Python code, or,
-// where there is no GIL, by other threads.
+// Python's containers, read so that nothing in them is freed or changed meanwhile: by this thread's own Python code,
+// or, where there is no GIL, by other threads.
 #pragma once
 
 #include <pybind11/pybind11.h>

@@ -23,18 +23,23 @@ constexpr std::int64_t elements_worth_releasing_the_gil = 100'000;
 // Lets go of what was gathered for a step when the step ends.
 class LetGo {
  public:
-  explicit LetGo(Plan& plan) : plan_(plan) {}
-  ~LetGo() { plan_.clear(); }
+  LetGo(Plan& plan, std::vector<Group>& groups) : plan_(plan), groups_(groups) {}
+  ~LetGo() {
+    plan_.clear();
+    for (Group& group : groups_) group.let_go();
+  }
   LetGo(const LetGo&) = delete;
   LetGo& operator=(const LetGo&) = delete;
 
  private:
   Plan& plan_;
+  std::vector<Group>& groups_;
 };
 
 double grad_scale_from(const py::object& object) {
   const double scale = number_from(object.ptr(), "grad_scale");
-  if (!std::isfinite(scale)) raise_value_error({"grad_scale"}, "got " + repr(object.ptr()) + ", wanted a finite number");
+  if (!std::isfinite(scale))
+    raise_value_error({"grad_scale"}, "got " + repr(object.ptr()) + ", wanted a finite number");
   return scale;
 }
 
@@ -114,11 +119,10 @@ void Stepper::raise_outcome(const Outcome& outcome, const Source& source, const 
 
 // Plans until there is nothing left that the front end can mend.
 void Stepper::run(Source& source, bool can_complete) {
-  const LetGo let_go(plan_);
   const Nonfinite nonfinite = nonfinite_;
-  const bool with_norm = nonfinite != Nonfinite::propagate ||
-                         std::any_of(groups_.begin(), groups_.end(),
-                                     [](const Group& group) { return std::isfinite(group.clip_norm()); });
+  const bool with_norm =
+      nonfinite != Nonfinite::propagate ||
+      std::any_of(groups_.begin(), groups_.end(), [](const Group& group) { return std::isfinite(group.clip_norm()); });
   const auto purpose = with_norm ? Plan::Purpose::step_with_norm : Plan::Purpose::step;
   bool can_resolve = true;
   Outcome outcome = plan_.make(source, groups_, purpose);
@@ -178,10 +182,10 @@ void Stepper::take(Nonfinite nonfinite, bool with_norm, Source& source) {
 void Stepper::step(const py::object& groups, const py::object& grads, const py::tuple& columns,
                    const py::object& grad_scale, const py::object& allocate) {
   const BusyScope scope(*busy_, "step");
+  const LetGo let_go(plan_, groups_);
   const py::object keys = Columns::keys_in(columns);
   read_groups(groups_, groups, columns[2], grad_scale_from(grad_scale));
-  const GradientsArgument gradients(grads, keys.ptr(), groups_,
-                                    naming_ == Naming::function ? "grad" : "grads");
+  const GradientsArgument gradients(grads, keys.ptr(), groups_, naming_ == Naming::function ? "grad" : "grads");
   Columns source(rule_, naming_, groups_, columns, &gradients, allocate);
   run(source, !allocate.is_none());
 }
@@ -189,6 +193,7 @@ void Stepper::step(const py::object& groups, const py::object& grads, const py::
 void Stepper::step_tensors(const py::object& groups, const py::dict& state, const py::object& grad_scale,
                            const py::object& allocate, const py::object& on_written) {
   const BusyScope scope(*busy_, "step");
+  const LetGo let_go(plan_, groups_);
   read_groups(groups_, groups, {}, grad_scale_from(grad_scale));
   Tensors source(rule_, groups_, state, true, allocate, on_written, tensors_memory_);
   run(source, !allocate.is_none());
@@ -264,8 +269,10 @@ void register_stepper(py::module_& m) {
       .def("check", &Stepper::check, py::arg("groups"), py::arg("columns"))
       .def("check_tensors", &Stepper::check_tensors, py::arg("groups"), py::arg("state"))
       .def("state_names", &Stepper::state_names, py::arg("group"))
-      .def("hold", [](const Stepper& stepper, const std::string& what) { return Hold(stepper.busy(), known_call(what)); },
-           py::arg("what"))
+      .def(
+          "hold",
+          [](const Stepper& stepper, const std::string& what) { return Hold(stepper.busy(), known_call(what)); },
+          py::arg("what"))
       .def("twin", &Stepper::twin)
       .def_property_readonly("rule", [](const Stepper& stepper) { return describe_rule(stepper.rule().info()); })
       .def_property("nonfinite", &Stepper::nonfinite, &Stepper::set_nonfinite)

@@ -275,6 +275,135 @@ MALICE = {
         sys.modules["numpy.ma"].MaskedArray = 5
         attempt(lambda: rmsprop.RMSprop(big().view(Array)).step(big()))
     """,
+    "name of the parameters that changes another group when it is compared": """
+        def on_compare(key):
+            for group in optimizer.param_groups:
+                params = next(value for value in group.values() if type(value) is list)
+                params[:] = [big() for _ in range(1000)] if grows else []
+
+        for grows in (True, False):
+            armed = False
+            optimizer = rmsprop.RMSprop([{"params": [big(), big()]}, {"params": [big()]}])
+            for i, group in enumerate(optimizer.param_groups):
+                params = group.pop("params")
+                group[Text("params")] = params
+            armed = True
+            for _ in range(3):
+                attempt(optimizer.step, [big(), big(), big()])
+            armed = False
+    """,
+    "name of the parameters that frees an array when it is compared": """
+        def on_compare(key):
+            optimizer.param_groups[0]["params"].clear()
+            grads.clear()
+            optimizer._columns.arrays[0][:] = [None] * 3
+            gc.collect()
+
+        optimizer = rmsprop.RMSprop([{"params": [big(), big()]}, {"params": [big()]}])
+        params = optimizer.param_groups[1].pop("params")
+        optimizer.param_groups[1][Text("params")] = params
+        grads = [big(), big(), big()]
+        armed = True
+        for _ in range(3):
+            attempt(optimizer.step, grads)
+    """,
+    "class of an array that changes everything when it is asked for an attribute": """
+        class Meta(type):
+            def __getattr__(cls, name):
+                params.clear()
+                grads.clear()
+                gc.collect()
+                raise AttributeError(name)
+
+            def __getattribute__(cls, name):
+                if armed:
+                    params.clear()
+                    grads.clear()
+                    gc.collect()
+                return super().__getattribute__(name)
+
+        for place in range(3):
+            class Thing(metaclass=Meta):
+                pass
+
+            armed = False
+            optimizer = rmsprop.RMSprop([big(), big(), big()])
+            params = optimizer.param_groups[0]["params"]
+            grads = [big(), big(), big()]
+            grads[place] = Thing()
+            armed = True
+            attempt(optimizer.step, grads)
+            armed = False
+            lists = [big(), big(), big()], [big(), big(), big()], [big(), big(), big()]
+            params, grads, state = lists
+            lists[place][1] = Thing()
+            armed = True
+            attempt(functional.adagrad_, params, grads, state, lr=0.1)
+    """,
+    "names of the parameters that free everything when a message is made of them": """
+        class Name(str):
+            def __repr__(self):
+                optimizer.param_groups[0]["params"].clear()
+                grads.clear()
+                gc.collect()
+                return "a name"
+
+        optimizer = rmsprop.RMSprop({Name("a"): big(), Name("b"): big()})
+        grads = {"a": big(), "b": np.ones(3)}
+        attempt(optimizer.step, grads)
+        grads = {"a": big(), "b": np.ones(1 << 17, np.float32)}
+        attempt(optimizer.step, grads)
+    """,
+    "module that is asked for when arrays overlap, replaced by other code": """
+        def shares_memory(*arguments):
+            optimizer.param_groups[0]["params"].clear()
+            optimizer._columns.arrays[0][:] = [None, None]
+            gc.collect()
+            return False
+
+        memory = np.ones((1 << 9, 1 << 9))
+        a = np.lib.stride_tricks.as_strided(memory, (1 << 8, 3), (8 * 7, 8 * 3))
+        b = np.lib.stride_tricks.as_strided(memory[0, 1:], (1 << 8, 3), (8 * 7, 8 * 3))
+        optimizer = rmsprop.RMSprop([big(), big()])
+        grads = [big(), big()]
+        np.shares_memory = shares_memory
+        optimizer.param_groups[0]["params"][:] = [a, b]
+        optimizer._columns.arrays[0][:] = [np.zeros(a.shape), np.zeros(b.shape)]
+        attempt(optimizer.step, [np.ones(a.shape), np.ones(b.shape)])
+    """,
+    "a fork in the middle of a step of another thread": """
+        def schedule(step):
+            if armed:
+                started.set()
+                finish.wait(60)
+            return 0.1
+
+        started, finish = threading.Event(), threading.Event()
+        optimizer = rmsprop.RMSprop([big()], lr=schedule)
+        armed = True
+        thread = threading.Thread(target=lambda: optimizer.step([big()]))
+        thread.start()
+        started.wait()
+        armed = False
+        child = os.fork()
+        if child == 0:
+            try:
+                optimizer.step([big()])  # nobody is in the middle of it here
+                optimizer.load_state_dict(optimizer.state_dict())
+                os._exit(7)
+            finally:
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        try:
+            optimizer.step([big()])
+        except RuntimeError as error:
+            assert "in the middle of another step" in str(error)
+        else:
+            assert False, "two steps at once"
+        finish.set()
+        thread.join()
+        assert optimizer.state[0]["step"] == 1
+    """,
     "arrays dropped in the middle of a step by another thread": """
         # A busy machine may end the step before this thread goes on, which tells nothing: it is then tried again.
         def change_in_the_middle():

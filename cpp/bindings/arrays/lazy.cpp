@@ -20,19 +20,18 @@ std::atomic<const Torch*> known = nullptr;
 const Torch& torch() {
   if (const Torch* torch = known.load(std::memory_order_acquire)) return *torch;
   PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<Torch> storage;
-  const Torch& torch = storage
-                           .call_once_and_store_result([] {
-                             const auto module = py::module_::import("torch");
-                             const py::object base = module.attr("Tensor").attr("__base__");
-                             const auto kept = [](py::object object) { return object.release().ptr(); };
-                             const auto type = [&](const py::object& object) {
-                               return reinterpret_cast<PyTypeObject*>(kept(object));
-                             };
-                             return Torch{{type(module.attr("Tensor")), type(module.attr("nn").attr("Parameter"))},
-                                          kept(base.attr("is_neg")),
-                                          kept(base.attr("is_conj"))};
-                           })
-                           .get_stored();
+  const Torch& torch =
+      storage
+          .call_once_and_store_result([] {
+            const auto module = py::module_::import("torch");
+            const py::object base = module.attr("Tensor").attr("__base__");
+            const auto kept = [](py::object object) { return object.release().ptr(); };
+            const auto type = [&](const py::object& object) { return reinterpret_cast<PyTypeObject*>(kept(object)); };
+            return Torch{{type(module.attr("Tensor")), type(module.attr("nn").attr("Parameter"))},
+                         kept(base.attr("is_neg")),
+                         kept(base.attr("is_conj"))};
+          })
+          .get_stored();
   known.store(&torch, std::memory_order_release);
   return torch;
 }

@@ -7,8 +7,8 @@
 
 namespace rmsprop::bindings {
 
-// Asks a tensor, which has to be of a type with the exchange API of DLPack. Types other than PyTorch's own may run Python
-// code then.
+// Asks a tensor, which has to be of a type with the exchange API of DLPack. Types other than PyTorch's own may run
+// Python code then.
 bool is_lazy(PyObject* tensor);
 
 // False if it is certain that is_lazy() runs no Python code.

@@ -28,8 +28,8 @@ void add_dimension(Area& area, std::int64_t length, std::int64_t stride) {
 bool are_apart_by_spacing(const Area& a, const Area& b) {
   const std::uintptr_t spacing = std::gcd(a.spacing, b.spacing);
   if (spacing == 0) return false;
-  const std::uintptr_t offset = b.begin >= a.begin ? (b.begin - a.begin) % spacing
-                                                   : (spacing - (a.begin - b.begin) % spacing) % spacing;
+  const std::uintptr_t offset =
+      b.begin >= a.begin ? (b.begin - a.begin) % spacing : (spacing - (a.begin - b.begin) % spacing) % spacing;
   return offset >= a.width && offset + b.width <= spacing;
 }
 

@@ -25,7 +25,7 @@ struct Overlap {
 // Where an array lies: whole runs of bytes, `spacing` apart.
 struct Area {
   std::uintptr_t begin = 0;
-  std::uintptr_t end = 0;     // after the last byte; an array without elements has no bytes
+  std::uintptr_t end = 0;      // after the last byte; an array without elements has no bytes
   std::uintptr_t spacing = 0;  // the runs begin at multiples of it after `begin`; 0 if there is only one
   std::uintptr_t width = 0;    // of a run
   ArrayId id = {};

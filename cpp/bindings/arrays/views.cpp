@@ -184,8 +184,8 @@ View::View(const ForeignArray& array, ElementType type)
       is_contiguous_(is_canonical(array.tensor)),
       is_c_contiguous_(is_contiguous_) {}
 
-// Of an array without strides, the strides are those of C order. The stride of a dimension of length 1 is never used, and
-// may be any number.
+// Of an array without strides, the strides are those of C order. The stride of a dimension of length 1 is never used,
+// and may be any number.
 std::int64_t View::stride(int d) const {
   if (shape_[d] == 1) return 0;
   if (strides_ != nullptr) return strides_[d] * stride_unit_;
@@ -205,6 +205,8 @@ std::int64_t View::size() const {
 }
 
 bool is_array(PyObject* object) { return PyObject_TypeCheck(object, NumPy::get().array_type); }
+
+bool is_exact_array(PyObject* object) { return object != nullptr && Py_TYPE(object) == NumPy::get().array_type; }
 
 bool is_numpy_scalar(PyObject* object) { return PyObject_TypeCheck(object, NumPy::get().scalar_type); }
 
@@ -250,11 +252,9 @@ std::optional<Problem> problem_with_writing(const View& view) {
 
 namespace {
 
-bool is_real_float32(ElementType type) { return type.dtype == DType::float32 && !type.is_complex; }
-
+// A gradient has the type of its parameter, or that of its state, which differs where a parameter has 16 bits.
 bool fits(ElementType param, ElementType type, Operand operand) {
-  if (operand != grad) return type == param.of_state();
-  return type == param || (is_real_float32(param) && is_real_float32(type));
+  return type == param.of_state() || (operand == grad && type == param);
 }
 
 }  // namespace

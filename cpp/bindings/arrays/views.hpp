@@ -63,8 +63,9 @@ class View {
   bool is_c_contiguous_ = false;
 };
 
-// True for any NumPy array.
+// True for any NumPy array, or only for one of no subclass.
 bool is_array(PyObject* object);
+bool is_exact_array(PyObject* object);
 
 // True for a NumPy scalar, such as what an operator makes of arrays without dimensions.
 bool is_numpy_scalar(PyObject* object);
@@ -81,8 +82,7 @@ std::optional<Problem> look(PyObject* object, View& view);
 std::optional<Problem> problem_with_writing(const View& view);
 
 // What is wrong with an array that belongs to a parameter: its shape, or its element type. State has the type that the
-// parameter's steps are computed in; a gradient that of the parameter, or, where that is computed in float32 and real,
-// any other type that is.
+// parameter's steps are computed in, and a gradient this type or that of the parameter.
 std::optional<Problem> problem_beside(const View& param, const View& view, Operand operand);
 
 // Accepts the ordinary case in few instructions: plain arrays of one shape, in C order, aligned, of types that fit

@@ -14,12 +14,13 @@ namespace rmsprop::bindings {
 class GradientsArgument {
  public:
   // grads: one array (keys is None), a dict (keys are strings) or a sequence (keys are anything else).
-  // Arrays that can only be looked at through their own Python code are exported here, and a NumPy scalar, which is what
-  // operators make of arrays without dimensions, becomes such an array. Messages call them `argument`. This may run
-  // Python code; nothing after it does.
+  // Arrays that can only be looked at through their own Python code are exported here, and a NumPy scalar, which is
+  // what operators make of arrays without dimensions, becomes such an array. Messages call them `argument`. This may
+  // run Python code; nothing after it does.
   GradientsArgument(const py::object& grads, PyObject* keys, const std::vector<Group>& groups, const char* argument);
 
-  // One gradient, or None for a parameter to be skipped, for each parameter. Raises ValueError if there are not as many.
+  // One gradient, or None for a parameter to be skipped, for each parameter. Raises ValueError if there are not as
+  // many.
   Items items(std::size_t params) const;
 
  private:
