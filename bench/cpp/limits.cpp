@@ -1,6 +1,6 @@
 #include "limits.hpp"
 
-#include "rules.hpp"
+#include "rules/rules.hpp"
 
 namespace {
 

@@ -14,8 +14,6 @@
 namespace rmsprop {
 namespace {
 
-constexpr std::array<const char*, operand_count> names = {"param", "grad", "square_avg", "grad_avg", "momentum_buffer"};
-
 template <class T>
 using Spans = std::array<std::span<const T>, operand_count>;
 
@@ -27,8 +25,8 @@ void check_sizes(const Spans<T>& spans, Rule rule) {
     const std::size_t size = spans[operand].size();
     const bool may_be_empty = (needed >> operand & 1u) == 0;
     if (size == wanted || (may_be_empty && size == 0)) continue;
-    throw std::invalid_argument(std::string(names[operand]) + ": got " + std::to_string(size) + " elements, wanted " +
-                                std::to_string(wanted) + " as in param");
+    throw std::invalid_argument(std::string(operand_names[operand]) + ": got " + std::to_string(size) +
+                                " elements, wanted " + std::to_string(wanted) + " as in param");
   }
 }
 
@@ -43,7 +41,7 @@ void check_disjoint(const Spans<T>& spans) {
   for (int a = 0; a < operand_count; ++a) {
     for (int b = a + 1; b < operand_count; ++b) {
       if (!overlap(spans[a], spans[b])) continue;
-      throw std::invalid_argument(std::string(names[a]) + " and " + names[b] + " overlap");
+      throw std::invalid_argument(std::string(operand_names[a]) + " and " + operand_names[b] + " overlap");
     }
   }
 }

@@ -2,63 +2,72 @@
 // with another RMSPROP_KERNELS, and each copy exports its entry points under that name and nothing else.
 //
 // A rule sees only dense tiles of T. Where a tensor is dense and its gradient is used as it is, the whole range is one
-// tile in the caller's own memory. Otherwise tiles of `tile_size` elements pass through the first-level cache: gathered
-// if they are strided, decoded if they are stored in 16 bits, prepared if the gradient must be scaled, clipped or
-// decayed, and sent back the same way. These stages stand in front of the same formula, so they add up instead of
-// multiplying out.
+// tile in the caller's own memory. Otherwise tiles pass through the first-level cache: gathered if they are strided,
+// decoded if they are packed, prepared if the gradient must be scaled, clipped or decayed, and sent back the same way.
+// These stages stand in front of the same formula, so they add up instead of multiplying out.
+
+#include "kernels.hpp"
 
 #include <array>
+#include <bit>
+#include <cstddef>
 #include <cstdint>
+#include <utility>
 
-#include "codecs.hpp"
-#include "kernels.hpp"
-#include "rules.hpp"
+#include "rules/rules.hpp"
+#include "rules/stages.hpp"
+#include "storage/tiles.hpp"
 
 namespace rmsprop {
 namespace {
 
-// Five operands of 512 doubles are 20 KiB: they stay in a first-level cache of 32 KiB.
-constexpr std::int64_t tile_size = 512;
-
-// Pointers to the same dense run of elements in every operand.
 template <class T>
-struct Tile {
-  T* param;
-  const T* grad;
-  T* square_avg;
-  T* grad_avg;
-  T* momentum_buffer;
+using Formula = void (*)(const Tile<T>&, std::int64_t, const Scalars<T>&);
+
+template <int, class T>
+struct RunOf {
+  using type = T* __restrict;
 };
 
-// The caller has proven that no written operand overlaps another one, which is what lets these loops vectorise.
-template <class Rule, class T>
-void apply(const Tile<T>& tile, std::int64_t n, const Coefficients& coefficients) {
-  const Scalars<T> c(coefficients);
-  T* __restrict w = tile.param;
-  const T* __restrict g = tile.grad;
-  T* __restrict v = tile.square_avg;
-  T* __restrict m = tile.grad_avg;
-  T* __restrict b = tile.momentum_buffer;
+// The caller has proven that no written operand overlaps another one, which is what lets this loop vectorise.
+template <class Rule, class T, int... used>
+void apply_to(std::int64_t n, const Scalars<T> c, typename RunOf<used, T>::type... runs) {
   for (std::int64_t i = 0; i < n; ++i) {
-    T none = T(0);
-    Rule::update(w[i], g[i], v[i], Rule::centered ? m[i] : none, Rule::has_momentum ? b[i] : none, c);
+    Element<T> e = {};
+    ((e.*members<T>[used] = runs[i]), ...);
+    Rule::update(e, c);
+    ((used == grad ? void() : void(runs[i] = e.*members<T>[used])), ...);
   }
 }
 
-template <class T>
-using Formula = void (*)(const Tile<T>&, std::int64_t, const Coefficients&);
+// The operands that have a bit in a mask.
+template <unsigned mask>
+constexpr auto operands_in = [] {
+  std::array<int, std::popcount(mask)> operands = {};
+  std::size_t count = 0;
+  for (int operand = 0; operand < operand_count; ++operand) {
+    if ((mask >> operand & 1u) != 0) operands[count++] = operand;
+  }
+  return operands;
+}();
 
-// In the order of enum Rule.
+template <class Rule, class T>
+void apply(const Tile<T>& tile, std::int64_t n, const Scalars<T>& c) {
+  static constexpr auto& used = operands_in<bit(param) | bit(grad) | Rule::state>;
+  [&]<std::size_t... k>(std::index_sequence<k...>) {
+    apply_to<Rule, T, used[k]...>(n, c, tile[used[k]]...);
+  }(std::make_index_sequence<used.size()>());
+}
+
+template <class T, class... Rules>
+constexpr std::array<Formula<T>, rule_count> formulas_of(RuleList<Rules...>) {
+  std::array<Formula<T>, rule_count> table = {};
+  ((table[static_cast<int>(Rules::rule)] = apply<Rules, T>), ...);
+  return table;
+}
+
 template <class T>
-constexpr std::array<Formula<T>, rule_count> formulas = {
-    apply<AdagradRule, T>,
-    apply<RMSpropRule<false, Momentum::none>, T>,
-    apply<RMSpropRule<false, Momentum::heavy_ball>, T>,
-    apply<RMSpropRule<false, Momentum::nesterov>, T>,
-    apply<RMSpropRule<true, Momentum::none>, T>,
-    apply<RMSpropRule<true, Momentum::heavy_ball>, T>,
-    apply<RMSpropRule<true, Momentum::nesterov>, T>,
-};
+constexpr std::array<Formula<T>, rule_count> formulas = formulas_of<T>(AllRules());
 
 template <bool adds_l2, class T>
 void prepare(T* __restrict out, const T* __restrict g, const T* __restrict w, std::int64_t n, const Scalars<T>& c) {
@@ -70,123 +79,78 @@ void decay(T* __restrict w, std::int64_t n, const Scalars<T>& c) {
   for (std::int64_t i = 0; i < n; ++i) w[i] = decayed(w[i], c);
 }
 
-// Dense views of a tensor's operands, one tile at a time.
-template <class T>
-class TileReader {
- public:
-  explicit TileReader(const Tensor& tensor) : tensor_(tensor) {}
-
-  T* read(Operand operand, std::int64_t begin, std::int64_t n) {
-    if (tensor_.data[operand] == nullptr) return nullptr;
-    if (tensor_.packing_of(operand) != Packing::none) {
-      unpack(operand, begin, n);
-    } else if (is_dense(operand)) {
-      return own_memory<T>(operand, begin);
-    } else {
-      gather(buffers_[operand], tensor_, operand, begin, n);
-    }
-    return buffers_[operand];
-  }
-
-  void write_back(Operand operand, std::int64_t begin, std::int64_t n) {
-    if (tensor_.data[operand] == nullptr) return;
-    if (tensor_.packing_of(operand) != Packing::none) {
-      pack(operand, begin, n);
-    } else if (!is_dense(operand)) {
-      scatter(buffers_[operand], tensor_, operand, begin, n);
-    }
-  }
-
- private:
-  bool is_dense(Operand operand) const { return tensor_.layout == nullptr || tensor_.layout->dense[operand]; }
-
-  template <class Stored>
-  Stored* own_memory(Operand operand, std::int64_t begin) const {
-    return reinterpret_cast<Stored*>(tensor_.data[operand]) + begin;
-  }
-
-  // Only numbers that are computed in float32 are ever packed.
-  void unpack(Operand operand, std::int64_t begin, std::int64_t n) {
-    if constexpr (sizeof(T) == sizeof(float)) {
-      const bool dense = is_dense(operand);
-      if (!dense) gather(packed_, tensor_, operand, begin, n);
-      decode(buffers_[operand], dense ? own_memory<std::uint16_t>(operand, begin) : packed_, n,
-             tensor_.packing_of(operand));
-    }
-  }
-
-  void pack(Operand operand, std::int64_t begin, std::int64_t n) {
-    if constexpr (sizeof(T) == sizeof(float)) {
-      const bool dense = is_dense(operand);
-      encode(dense ? own_memory<std::uint16_t>(operand, begin) : packed_, buffers_[operand], n,
-             tensor_.packing_of(operand));
-      if (!dense) scatter(packed_, tensor_, operand, begin, n);
-    }
-  }
-
-  const Tensor& tensor_;
-  alignas(64) T buffers_[operand_count][tile_size];
-  alignas(64) std::uint16_t packed_[tile_size];
-};
+// Room for buffers: six of 512 doubles.
+constexpr std::size_t step_bytes = 24 << 10;
 
 template <class T>
 void step_tiles(const Tensor& tensor, std::int64_t begin, std::int64_t end, Formula<T> formula) {
   const Update& update = *tensor.update;
   const Scalars<T> c(update.coefficients);
-  TileReader<T> reader(tensor);
-  alignas(64) T prepared_grad[tile_size];
+  constexpr unsigned all_operands = (1u << operand_count) - 1;
+  Tiles<T, step_bytes> tiles(tensor, all_operands, begin, update.prepares_grad);
 
-  for (std::int64_t i = begin; i < end; i += tile_size) {
-    const std::int64_t n = end - i < tile_size ? end - i : tile_size;
-    Tile<T> tile = {reader.read(param, i, n), reader.read(grad, i, n), reader.read(square_avg, i, n),
-                    reader.read(grad_avg, i, n), reader.read(momentum_buffer, i, n)};
+  for (std::int64_t i = begin; i < end; i += tiles.size()) {
+    const std::int64_t n = end - i < tiles.size() ? end - i : tiles.size();
+    Tile<T>& tile = tiles.read(n);
     if (update.prepares_grad) {
-      (update.adds_l2 ? prepare<true, T> : prepare<false, T>)(prepared_grad, tile.grad, tile.param, n, c);
-      tile.grad = prepared_grad;
+      (update.adds_l2 ? prepare<true, T> : prepare<false, T>)(tiles.spare(), tile[grad], tile[param], n, c);
+      tile[grad] = tiles.spare();
     }
-    if (update.decays_param) decay(tile.param, n, c);
-    formula(tile, n, update.coefficients);
-    for (Operand operand : {param, square_avg, grad_avg, momentum_buffer}) reader.write_back(operand, i, n);
+    if (update.decays_param) decay(tile[param], n, c);
+    formula(tile, n, c);
+    tiles.write_back(n);
+    tiles.advance(n);
   }
+}
+
+bool is_packed(const Tensor& tensor) {
+  for (const Packing packing : tensor.packing) {
+    if (packing != Packing::none) return true;
+  }
+  return false;
 }
 
 template <class T>
 void step_range(const Tensor& tensor, std::int64_t begin, std::int64_t end) noexcept {
   const Update& update = *tensor.update;
   const Formula<T> formula = formulas<T>[static_cast<int>(update.rule)];
-  const bool is_packed = tensor.packing[param] != Packing::none || tensor.packing[grad] != Packing::none;
-  if (tensor.layout != nullptr || is_packed || update.prepares_grad || update.decays_param) {
+  if (tensor.layout != nullptr || is_packed(tensor) || update.prepares_grad || update.decays_param) {
     step_tiles(tensor, begin, end, formula);
     return;
   }
-  const auto at = [&](Operand operand) {
+  Tile<T> whole;
+  for (int operand = 0; operand < operand_count; ++operand) {
     std::byte* data = tensor.data[operand];
-    return data == nullptr ? nullptr : reinterpret_cast<T*>(data) + begin;
-  };
-  formula({at(param), at(grad), at(square_avg), at(grad_avg), at(momentum_buffer)}, end - begin, update.coefficients);
+    whole[operand] = data == nullptr ? nullptr : reinterpret_cast<T*>(data) + begin;
+  }
+  formula(whole, end - begin, Scalars<T>(update.coefficients));
 }
 
 // ---- Reductions over gradients --------------------------------------------------------------------------------------
 
-// Calls visit(gradients, n) for the tiles of a range, in order. All but the last have `tile_size` elements.
+// Room for the buffers of a gradient.
+constexpr std::size_t grad_bytes = 8 << 10;
+
+// Calls visit(gradients, n) for the tiles of a range, in order.
 template <class T, class Visit>
 void for_each_grad_tile(const Tensor& tensor, std::int64_t begin, std::int64_t size, Visit visit) {
-  TileReader<T> reader(tensor);
-  for (std::int64_t i = 0; i < size; i += tile_size) {
-    const std::int64_t n = size - i < tile_size ? size - i : tile_size;
-    visit(reader.read(grad, begin + i, n), n);
+  Tiles<T, grad_bytes> tiles(tensor, bit(grad), begin, false);
+  for (std::int64_t i = 0; i < size; i += tiles.size()) {
+    const std::int64_t n = size - i < tiles.size() ? size - i : tiles.size();
+    visit(tiles.read(n)[grad], n);
+    tiles.advance(n);
   }
 }
 
 constexpr int partial_count = 16;
-static_assert(tile_size % partial_count == 0, "every tile but the last must begin at the first partial sum");
+static_assert(tile_granularity % partial_count == 0, "every tile but the last must begin at the first partial sum");
 
 template <class T>
 void add_squares(double* __restrict partials, const T* g, std::int64_t n, T scale) {
   std::int64_t i = 0;
   for (; i + partial_count <= n; i += partial_count) {
     for (int j = 0; j < partial_count; ++j) {
-      // NOLINTNEXTLINE(clang-analyzer-core.*): gather() has filled the tile
+      // NOLINTNEXTLINE(clang-analyzer-core.*): the tile is filled
       const auto x = static_cast<double>(scale * g[i + j]);
       partials[j] = partials[j] + x * x;
     }
@@ -214,7 +178,7 @@ bool is_finite(const Tensor& tensor) noexcept {
   bool finite = true;
   for_each_grad_tile<T>(tensor, 0, tensor.size, [&](const T* g, std::int64_t n) {
     for (std::int64_t i = 0; i < n; ++i) {
-      const T x = scale * g[i];          // NOLINT(clang-analyzer-core.*): gather() has filled the tile
+      const T x = scale * g[i];          // NOLINT(clang-analyzer-core.*): the tile is filled
       finite = finite && x - x == T(0);  // NOLINT(misc-redundant-expression): infinity minus itself is NaN
     }
   });

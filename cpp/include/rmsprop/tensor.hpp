@@ -26,6 +26,19 @@ enum class Packing : std::uint8_t {
   bfloat16,  ///< The upper half of a float32.
   float16    ///< IEEE-754 half precision.
 };
+/// How many there are.
+inline constexpr int packing_count = 3;
+/// The size of an element that is stored so and computed in `dtype`, in bytes.
+inline constexpr std::int64_t item_size(Packing packing, DType dtype) {
+  switch (packing) {
+    case Packing::none:
+      break;
+    case Packing::bfloat16:
+    case Packing::float16:
+      return 2;
+  }
+  return item_size(dtype);
+}
 
 /// The arrays of one tensor. All have the same shape; only `grad` is never written.
 enum Operand : std::uint8_t {
@@ -37,6 +50,9 @@ enum Operand : std::uint8_t {
 };
 /// How many operands there are.
 inline constexpr int operand_count = 5;
+/// What they are called, in the order of Operand.
+inline constexpr std::array<const char*, operand_count> operand_names = {"param", "grad", "square_avg", "grad_avg",
+                                                                         "momentum_buffer"};
 
 /// Adagrad keeps its sum of squares where RMSprop keeps its average of squares.
 inline constexpr Operand sum = square_avg;
@@ -60,17 +76,16 @@ struct Layout {
 struct Tensor {
   std::array<std::byte*, operand_count> data = {};  ///< Null where the rule has no use for an operand.
   const Update* update = nullptr;                   ///< Not null in a step.
-  const Layout* layout = nullptr;       ///< Null: every operand is one aligned, dense run of `size` elements.
-  std::int64_t size = 0;                ///< Elements.
-  DType dtype = DType::float32;         ///< What is computed in.
-  std::array<Packing, 2> packing = {};  ///< Of param and of grad; the state has the type that is computed in.
+  const Layout* layout = nullptr;  ///< Null: every operand is one aligned, dense run of `size` elements.
+  std::int64_t size = 0;           ///< Elements.
+  DType dtype = DType::float32;    ///< What is computed in.
+  /// How the elements of each operand are stored; float64 is never packed.
+  std::array<Packing, operand_count> packing = {};
 
   /// How the elements of an operand are stored.
-  constexpr Packing packing_of(int operand) const { return operand <= grad ? packing[operand] : Packing::none; }
+  constexpr Packing packing_of(int operand) const { return packing[operand]; }
   /// The size of an element of an operand, in bytes.
-  constexpr std::int64_t item_size_of(int operand) const {
-    return packing_of(operand) == Packing::none ? item_size(dtype) : 2;
-  }
+  constexpr std::int64_t item_size_of(int operand) const { return item_size(packing[operand], dtype); }
 };
 
 /// Puts the dimensions of `layout` (ndim, shape and strides are given) into the order in which the parameter lies in

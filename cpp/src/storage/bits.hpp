@@ -1,0 +1,15 @@
+// Numbers as bits. Internal linkage for the reason given in rules/rules.hpp.
+#pragma once
+
+namespace rmsprop {
+namespace {
+
+// std::bit_cast, but with internal linkage. The built-in function is what the standard libraries of GCC 11, Clang 14
+// and MSVC 19.27 and later have behind it.
+template <class To, class From>
+inline To bits_as(From from) {
+  return __builtin_bit_cast(To, from);
+}
+
+}  // namespace
+}  // namespace rmsprop

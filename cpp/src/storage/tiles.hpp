@@ -1,0 +1,136 @@
+// Dense views of a tensor's operands, one tile at a time. Internal linkage for the reason given in rules/rules.hpp.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+
+#include "rmsprop/tensor.hpp"
+#include "storage/formats.hpp"
+#include "storage/runs.hpp"
+
+namespace rmsprop {
+namespace {
+
+// Pointers to the same dense run of elements in every operand; null where the tensor has none.
+template <class T>
+using Tile = std::array<T*, operand_count>;
+
+// Tiles are a multiple of so many elements long: whole cache lines.
+constexpr std::int64_t tile_granularity = 16;
+
+// An operand that is dense and stored as T is its own tile. Any other has a buffer here: gathered if it is strided, and
+// decoded. All buffers share `bytes` of the stack, so that a tile is as long as the number of those that are needed
+// allows.
+template <class T, std::size_t bytes>
+class Tiles {
+ public:
+  // Tiles of the operands with a bit in `operands` from element `begin` on, and one more buffer if asked for.
+  Tiles(const Tensor& tensor, unsigned operands, std::int64_t begin, bool spare)
+      : tensor_(tensor), position_(tensor.layout, begin) {
+    int buffers = spare ? 1 : 0;
+    bool gathers_packed = false;
+    for (int operand = 0; operand < operand_count; ++operand) {
+      if ((operands >> operand & 1u) == 0 || tensor.data[operand] == nullptr) continue;
+      const Format<T>& format = formats<T>[static_cast<int>(tensor.packing_of(operand))];
+      const bool is_packed = format.decode != nullptr;
+      const bool is_dense = tensor.layout == nullptr || tensor.layout->dense[operand];
+      const std::int64_t item = tensor.item_size_of(operand);
+      std::byte* data = tensor.data[operand] + (is_dense ? begin * item : position_.offset(operand));
+      if (is_dense && !is_packed) {
+        own_[own_count_++] = {operand, reinterpret_cast<T*>(data)};
+      } else {
+        moved_[moved_count_++] = {operand, buffers++, data, item, &format, is_dense ? nullptr : &runs_of(item),
+                                  nullptr};
+        gathers_packed = gathers_packed || (is_packed && !is_dense);
+      }
+    }
+    const int all_buffers = buffers + (gathers_packed ? 1 : 0);
+    const std::int64_t fit = static_cast<std::int64_t>(bytes / sizeof(T)) / (all_buffers > 1 ? all_buffers : 1);
+    size_ = (fit < longest ? fit : longest) / tile_granularity * tile_granularity;
+    gathered_ = reinterpret_cast<std::byte*>(memory_ + buffers * size_);
+  }
+
+  // Elements of every tile but the last.
+  std::int64_t size() const { return size_; }
+  T* spare() { return memory_; }
+
+  // The next `n` elements, until the next call. What is written to them has to be written back.
+  Tile<T>& read(std::int64_t n) {
+    for (int i = 0; i < own_count_; ++i) tile_[own_[i].operand] = own_[i].data;
+    for (int i = 0; i < moved_count_; ++i) {
+      Moved& moved = moved_[i];
+      T* const tile = buffer(moved);
+      const bool is_packed = moved.format->decode != nullptr;
+      const std::byte* stored = moved.data;
+      if (moved.runs != nullptr) {
+        std::byte* const run = is_packed ? gathered_ : reinterpret_cast<std::byte*>(tile);
+        moved.next = moved.runs->gather(run, moved.data, position_, moved.operand, n);
+        stored = run;
+      }
+      if (is_packed) moved.format->decode(tile, stored, n);
+      tile_[moved.operand] = tile;
+    }
+    return tile_;
+  }
+
+  void write_back(std::int64_t n) {
+    for (int i = 0; i < moved_count_; ++i) {
+      const Moved& moved = moved_[i];
+      if (moved.operand == grad) continue;
+      const T* const tile = buffer(moved);
+      const std::byte* run = reinterpret_cast<const std::byte*>(tile);
+      if (moved.format->encode != nullptr) {
+        std::byte* const stored = moved.runs == nullptr ? moved.data : gathered_;
+        moved.format->encode(stored, tile, n);
+        run = stored;
+      }
+      if (moved.runs != nullptr) moved.runs->scatter(run, moved.data, position_, moved.operand, n);
+    }
+  }
+
+  // On to the elements after the next `n`.
+  void advance(std::int64_t n) {
+    for (int i = 0; i < own_count_; ++i) own_[i].data += n;
+    for (int i = 0; i < moved_count_; ++i) {
+      Moved& moved = moved_[i];
+      moved.data = moved.runs == nullptr ? moved.data + n * moved.item : moved.next;
+    }
+    if (tensor_.layout != nullptr) position_.advance(n);
+  }
+
+ private:
+  // Longer tiles gain nothing.
+  static constexpr std::int64_t longest = 512;
+
+  struct Own {
+    int operand;
+    T* data;  // the next element
+  };
+
+  // An operand with a buffer.
+  struct Moved {
+    int operand, buffer;
+    std::byte* data;  // the next element
+    std::int64_t item;
+    const Format<T>* format;
+    const Runs* runs;  // null if it is dense
+    std::byte* next;   // where `data` goes if it is not
+  };
+
+  T* buffer(const Moved& moved) { return memory_ + moved.buffer * size_; }
+
+  const Tensor& tensor_;
+  Position position_;
+  Tile<T> tile_ = {};
+  Own own_[operand_count];
+  int own_count_ = 0;
+  Moved moved_[operand_count];
+  int moved_count_ = 0;
+  std::int64_t size_;
+  std::byte* gathered_;  // where packed elements that were strided are put together
+  alignas(64) T memory_[bytes / sizeof(T)];
+};
+
+}  // namespace
+}  // namespace rmsprop
