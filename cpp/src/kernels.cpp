@@ -80,7 +80,7 @@ void decay(T* __restrict w, std::int64_t n, const Scalars<T>& c) {
 }
 
 // Room for buffers: six of 512 doubles.
-constexpr std::size_t step_bytes = 24 << 10;
+constexpr std::size_t step_bytes = 6 << 10;
 
 template <class T>
 void step_tiles(const Tensor& tensor, std::int64_t begin, std::int64_t end, Formula<T> formula) {
@@ -129,7 +129,7 @@ void step_range(const Tensor& tensor, std::int64_t begin, std::int64_t end) noex
 // ---- Reductions over gradients --------------------------------------------------------------------------------------
 
 // Room for the buffers of a gradient.
-constexpr std::size_t grad_bytes = 8 << 10;
+constexpr std::size_t grad_bytes = 2 << 10;
 
 // Calls visit(gradients, n) for the tiles of a range, in order.
 template <class T, class Visit>
@@ -173,10 +173,10 @@ double sum_of_squares(const Tensor& tensor, std::int64_t begin, std::int64_t siz
 }
 
 template <class T>
-bool is_finite(const Tensor& tensor) noexcept {
+bool is_finite(const Tensor& tensor, std::int64_t begin, std::int64_t end) noexcept {
   const auto scale = static_cast<T>(tensor.update->coefficients.grad_scale);
   bool finite = true;
-  for_each_grad_tile<T>(tensor, 0, tensor.size, [&](const T* g, std::int64_t n) {
+  for_each_grad_tile<T>(tensor, begin, end - begin, [&](const T* g, std::int64_t n) {
     for (std::int64_t i = 0; i < n; ++i) {
       const T x = scale * g[i];          // NOLINT(clang-analyzer-core.*): the tile is filled
       finite = finite && x - x == T(0);  // NOLINT(misc-redundant-expression): infinity minus itself is NaN

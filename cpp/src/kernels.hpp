@@ -19,8 +19,8 @@ struct Kernels {
   // The sum of the squares of `size` scaled gradients from `begin` on: one block of gradients.hpp.
   ForEachType<double (*)(const Tensor& tensor, std::int64_t begin, std::int64_t size) noexcept> sum_of_squares;
 
-  // Whether all scaled gradients of the tensor are finite.
-  ForEachType<bool (*)(const Tensor& tensor) noexcept> is_finite;
+  // Whether the scaled gradients of elements [begin, end) are finite.
+  ForEachType<bool (*)(const Tensor& tensor, std::int64_t begin, std::int64_t end) noexcept> is_finite;
 };
 
 }  // namespace rmsprop

@@ -186,7 +186,7 @@ TEST_CASE("a host's rounding mode changes neither the sum of squares nor clip_sc
     std::feclearexcept(FE_ALL_EXCEPT);
     const double sum = rmsprop::sum_of_squares({&tensor, 1}, 2);
     const double scale = rmsprop::clip_scale(sum, 0.1);
-    const bool finite = rmsprop::is_finite(tensor);
+    const bool finite = rmsprop::is_finite(tensor) && rmsprop::find_nonfinite({&tensor, 1}, 2) == 1;
     const int flags = std::fetestexcept(FE_ALL_EXCEPT);
     const int mode_after = std::fegetround();
     std::fesetround(FE_TONEAREST);
@@ -255,6 +255,44 @@ TEST_CASE("is_finite takes zeros, subnormals and the largest numbers as finite, 
   CHECK(rmsprop::is_finite(tensor_of(gradients.data(), 5, as_it_is)));
   CHECK_FALSE(rmsprop::is_finite(tensor_of(gradients.data(), 5, doubled)));
   CHECK(rmsprop::is_finite(tensor_of(gradients.data(), 0, as_it_is)));
+}
+
+TEST_CASE("find_nonfinite gives the first tensor that is not finite, on any number of threads") {
+  const rmsprop::Update update = update_with(1.0);
+  std::deque<std::vector<float>> gradients;
+  std::vector<rmsprop::Tensor> tensors;
+  for (std::int64_t i = 0; i < 40; ++i) {
+    gradients.push_back(random_gradients<float>(i == 20 ? 400'000 : i * 997 % 5'003, static_cast<std::uint64_t>(i)));
+    tensors.push_back(tensor_of(gradients.back().data(), std::ssize(gradients.back()), update));
+  }
+  const auto found_is = [&](std::size_t wanted) {
+    on_every_instruction_set([&](const std::string& set) {
+      for (const int threads : {1, 2, 3, 16}) {
+        CAPTURE(set);
+        CAPTURE(threads);
+        CHECK(rmsprop::find_nonfinite(tensors, threads) == wanted);
+      }
+    });
+  };
+  found_is(tensors.size());
+  CHECK(rmsprop::find_nonfinite({}, 2) == 0);
+  // From the last to the first, so that there are ever more of them after the one that is looked for.
+  for (std::size_t i = gradients.size(); i-- > 0;) {
+    if (gradients[i].empty()) continue;
+    const std::size_t at = i % 2 == 0 ? gradients[i].size() - 1 : gradients[i].size() / 2;
+    gradients[i][at] = static_cast<float>(i % 3 == 0 ? not_a_number : infinity);
+    CAPTURE(i);
+    found_is(i);
+  }
+}
+
+TEST_CASE("find_nonfinite looks at the scaled gradient") {
+  std::vector<double> gradients(10, std::numeric_limits<double>::max());
+  const rmsprop::Update as_it_is = update_with(1.0);
+  const rmsprop::Update doubled = update_with(2.0);
+  const std::vector<rmsprop::Tensor> tensors = {tensor_of(gradients.data(), 10, as_it_is),
+                                                tensor_of(gradients.data(), 10, doubled)};
+  CHECK(rmsprop::find_nonfinite(tensors, 1) == 1);
 }
 
 #if defined(RMSPROP_TESTS_HAVE_PAGES)

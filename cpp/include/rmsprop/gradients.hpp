@@ -29,10 +29,10 @@ double sum_of_squares(std::span<const Tensor> tensors, int num_threads = 0) noex
 /// min(1, clip_norm / (norm + 1e-6)), as in PyTorch; NaN if the sum is. Give it to set_clip_scale().
 double clip_scale(double sum_of_squares, double clip_norm) noexcept;
 
-/// The index of the first tensor whose gradient is infinite or NaN somewhere, or tensors.size(). Threads as for step().
-std::size_t find_nonfinite(std::span<const Tensor> tensors, int num_threads = 0) noexcept;
-
 /// True if no gradient of the tensor is infinite or NaN. Runs on the calling thread.
 bool is_finite(const Tensor& tensor) noexcept;
+
+/// The index of the first tensor with a gradient that is infinite or NaN, or `tensors.size()`. Threads as for step().
+std::size_t find_nonfinite(std::span<const Tensor> tensors, int num_threads = 0) noexcept;
 
 }  // namespace rmsprop
