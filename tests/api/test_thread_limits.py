@@ -237,3 +237,48 @@ print(step(num_threads=8))
     code = "import os; os.environ['OPENBLAS_NUM_THREADS'] = '1'\n" + STEP + code
     with control_group(TASK_GROUPS / UNIQUE, pids__max="3") as group:
         assert output_in([group], code).split() == ["1", "8"]
+
+
+# Clipped by value and by norm, decayed and strided, in float64: what needs the most buffers.
+STRIDED_STEP = """
+import sys, threading
+import numpy as np
+import rmsprop
+from rmsprop import reference
+
+def step():
+    rng = np.random.default_rng(0)
+    param, grad = (array[:, 0] for array in rng.standard_normal((2, 100_000, 2)))
+    options = dict(lr=0.1, momentum=0.9, centered=True, weight_decay=0.1, clip_value=0.5)
+    expected, square_avg = param.copy(), np.zeros(100_000)
+    state = dict(grad_avg=np.zeros(100_000), momentum_buffer=np.zeros(100_000))
+    clip_scale = reference.clip_scale(reference.sum_of_squares([grad]), 1.0)
+    optimizer = rmsprop.RMSprop(param, clip_norm=1.0, nonfinite="skip", num_threads=int(sys.argv[1]), **options)
+    optimizer.step(grad)
+    reference.rmsprop_(expected, grad, square_avg, clip_scale=clip_scale, **state, **options)
+    print(param.tobytes() == expected.tobytes())
+"""
+
+WITH_LITTLE_STACK = pytest.mark.skipif(
+    "libasan" in os.environ.get("LD_PRELOAD", ""), reason="under AddressSanitizer everything needs more stack"
+)
+
+
+@WITH_LITTLE_STACK
+@ON_LINUX
+def test_a_step_works_on_a_thread_with_32_kilobytes_of_stack():
+    code = """
+import os
+threading.stack_size(max(32768, os.sysconf("SC_THREAD_STACK_MIN")))
+thread = threading.Thread(target=step)
+thread.start()
+thread.join()
+"""
+    assert output_of(STRIDED_STEP + code, "1") == "True"
+
+
+@WITH_LITTLE_STACK
+@NEEDS_OPENMP
+@ON_LINUX
+def test_a_step_works_in_openmp_threads_with_16_kilobytes_of_stack():
+    assert output_of(STRIDED_STEP + "step()", "3", OMP_STACKSIZE="16k") == "True"
