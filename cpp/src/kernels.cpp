@@ -22,7 +22,7 @@ namespace rmsprop {
 namespace {
 
 template <class T>
-using Formula = void (*)(const Tile<T>&, std::int64_t, const Scalars<T>&);
+using Formula = void (*)(const Tile<T>&, std::int64_t, const Coefficients&);
 
 template <int, class T>
 struct RunOf {
@@ -31,7 +31,8 @@ struct RunOf {
 
 // The caller has proven that no written operand overlaps another one, which is what lets this loop vectorise.
 template <class Rule, class T, int... used>
-void apply_to(std::int64_t n, const Scalars<T> c, typename RunOf<used, T>::type... runs) {
+void apply_to(std::int64_t n, const Coefficients& coefficients, typename RunOf<used, T>::type... runs) {
+  const Scalars<T> c(coefficients);
   for (std::int64_t i = 0; i < n; ++i) {
     Element<T> e = {};
     ((e.*members<T>[used] = runs[i]), ...);
@@ -52,10 +53,10 @@ constexpr auto operands_in = [] {
 }();
 
 template <class Rule, class T>
-void apply(const Tile<T>& tile, std::int64_t n, const Scalars<T>& c) {
+void apply(const Tile<T>& tile, std::int64_t n, const Coefficients& coefficients) {
   static constexpr auto& used = operands_in<bit(param) | bit(grad) | Rule::state>;
   [&]<std::size_t... k>(std::index_sequence<k...>) {
-    apply_to<Rule, T, used[k]...>(n, c, tile[used[k]]...);
+    apply_to<Rule, T, used[k]...>(n, coefficients, tile[used[k]]...);
   }(std::make_index_sequence<used.size()>());
 }
 
@@ -97,33 +98,34 @@ void step_tiles(const Tensor& tensor, std::int64_t begin, std::int64_t end, Form
       tile[grad] = tiles.spare();
     }
     if (update.decays_param) decay(tile[param], n, c);
-    formula(tile, n, c);
+    formula(tile, n, update.coefficients);
     tiles.write_back(n);
     tiles.advance(n);
   }
 }
 
-bool is_packed(const Tensor& tensor) {
-  for (const Packing packing : tensor.packing) {
-    if (packing != Packing::none) return true;
-  }
-  return false;
+// Whether every operand is its own tile.
+bool is_plain(const Tensor& tensor) {
+  bool plain = tensor.layout == nullptr;
+  for (const Packing packing : tensor.packing) plain = plain && packing == Packing::none;
+  return plain;
+}
+
+template <class T, std::size_t... operands>
+Tile<T> whole_tile(const Tensor& tensor, std::int64_t begin, std::index_sequence<operands...>) {
+  const auto at = [&](std::byte* data) { return data == nullptr ? nullptr : reinterpret_cast<T*>(data) + begin; };
+  return {at(tensor.data[operands])...};
 }
 
 template <class T>
 void step_range(const Tensor& tensor, std::int64_t begin, std::int64_t end) noexcept {
   const Update& update = *tensor.update;
   const Formula<T> formula = formulas<T>[static_cast<int>(update.rule)];
-  if (tensor.layout != nullptr || is_packed(tensor) || update.prepares_grad || update.decays_param) {
+  if (!is_plain(tensor) || update.prepares_grad || update.decays_param) {
     step_tiles(tensor, begin, end, formula);
     return;
   }
-  Tile<T> whole;
-  for (int operand = 0; operand < operand_count; ++operand) {
-    std::byte* data = tensor.data[operand];
-    whole[operand] = data == nullptr ? nullptr : reinterpret_cast<T*>(data) + begin;
-  }
-  formula(whole, end - begin, Scalars<T>(update.coefficients));
+  formula(whole_tile<T>(tensor, begin, std::make_index_sequence<operand_count>()), end - begin, update.coefficients);
 }
 
 // ---- Reductions over gradients --------------------------------------------------------------------------------------

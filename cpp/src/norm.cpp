@@ -11,8 +11,8 @@
 
 #include "floating_point_scope.hpp"
 #include "instruction_set.hpp"
+#include "pieces.hpp"
 #include "rmsprop/gradients.hpp"
-#include "shares.hpp"
 #include "threads.hpp"
 
 namespace rmsprop {
@@ -21,9 +21,6 @@ namespace {
 // Blocks are summed in rounds of so many, so that the memory for their sums, on the stack of the calling thread, does
 // not grow with the tensors.
 constexpr std::int64_t round_size = 512;
-
-// A share must be worth waking a thread for: so many blocks take about 4 microseconds.
-constexpr std::int64_t least_blocks_of_a_share = 4;
 
 // A place in the sequence of all blocks of all tensors.
 class BlockPosition {
@@ -78,14 +75,15 @@ void sum_share(const Round& round, int share) noexcept {
 }  // namespace
 
 double sum_of_squares(std::span<const Tensor> tensors, int num_threads) noexcept {
-  const std::int64_t threads = wanted_threads(num_threads);
+  // As many shares as a step of these tensors has, also where there are fewer blocks: OpenMP runtimes end the threads
+  // that a smaller team has no use for, and the step would have to start them again.
+  const int shares = shares_for(total_cost_of(tensors), num_threads);
   std::array<double, round_size> sums;
   double total = 0.0;
   for (BlockPosition position(tensors);;) {
     const BlockPosition first = position;
     const std::int64_t count = position.advance(round_size);
     if (count == 0) return total;
-    const int shares = static_cast<int>(std::clamp<std::int64_t>(count / least_blocks_of_a_share, 1, threads));
     const Round round = {chosen_kernels(), first, sums.data(), count, shares};
     run_shares(
         shares, [](const void* context, int share) { sum_share(*static_cast<const Round*>(context), share); }, &round);

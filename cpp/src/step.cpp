@@ -6,7 +6,7 @@
 #include <span>
 
 #include "instruction_set.hpp"
-#include "shares.hpp"
+#include "pieces.hpp"
 
 namespace rmsprop {
 

@@ -4,14 +4,11 @@
 
 #include <algorithm>
 #include <atomic>
-#include <exception>
-#include <mutex>
 #include <stdexcept>
 #include <string>
-#include <thread>
-#include <vector>
 
 #include "floating_point_scope.hpp"
+#include "pool.hpp"
 #include "rmsprop/runtime.hpp"
 
 #if defined(_OPENMP)
@@ -55,39 +52,48 @@ std::atomic<bool> is_forked_child{false};
 
 #if defined(_OPENMP)
 
-// The OpenMP runtime ends the process if the system refuses it a thread. So whenever the calling thread wants more of
-// them than ever before, as many are started and ended here first, where a refusal only means fewer shares at a time.
-bool can_start_threads(int count) noexcept {
-  thread_local int started = 0;
-  if (count <= started) return true;
-  std::vector<std::thread> threads;
-  std::mutex all_are_started;
-  bool granted = true;
-  try {
-    const std::lock_guard lock(all_are_started);  // they wait here, so that they exist at the same time
-    threads.reserve(static_cast<std::size_t>(count));
-    for (int i = 0; i < count; ++i) threads.emplace_back([&] { const std::lock_guard wait(all_are_started); });
-  } catch (const std::exception&) {
-    granted = false;
-  }
-  for (std::thread& thread : threads) thread.join();
-  if (granted) started = count;
-  return granted;
-}
-
 // A function of its own, and never a part of its caller: Clang calls the runtime at the beginning of the function that
 // has the region, and LLVM's runtime calculates when it is called for the first time. By then the caller has the
 // default environment, or a host would find its exception flags raised, or trap.
 #if defined(__GNUC__) || defined(__clang__)
 [[gnu::noinline]]
 #endif
-void run_in_parallel(int shares, void (*body)(const void* context, int share), const void* context) noexcept {
-#pragma omp parallel num_threads(shares)
+void run_in_parallel(int team, Pool* pool, int shares, void (*body)(const void* context, int share),
+                     const void* context) noexcept {
+#pragma omp parallel num_threads(team)
   {
     const FloatingPointScope scope;
+    if (pool != nullptr && omp_get_thread_num() > 0) pool->count_calling_thread();
     // The runtime may give fewer threads than asked for: each takes every so many-th share.
     for (int share = omp_get_thread_num(); share < shares; share += omp_get_num_threads()) body(context, share);
   }
+}
+
+// Whether a parallel region would have one thread, as usually in one of the host.
+bool regions_are_serial() noexcept {
+#if _OPENMP >= 200805
+  return omp_in_parallel() && omp_get_active_level() >= omp_get_max_active_levels();
+#else
+  return omp_in_parallel();
+#endif
+}
+
+// False if the calling thread has to run all shares itself.
+bool start_shares(int shares, void (*body)(const void* context, int share), const void* context) noexcept {
+  if (regions_are_serial()) return false;
+  if (omp_in_parallel()) {  // the runtime does not keep the threads of a nested region
+    if (!can_start_threads(shares - 1)) return false;
+    run_in_parallel(shares, nullptr, shares, body, context);
+    return true;
+  }
+  Pool* const pool = Pool::of_calling_thread();
+  if (pool == nullptr) return false;
+  const auto [there, granted] = pool->team_for(shares);
+  // A few at a time: for each that it starts the runtime takes a hundred bytes of the stack of this thread.
+  constexpr int few = 32;
+  for (int team = there + few; team < granted; team += few) run_in_parallel(team, pool, 0, body, context);
+  if (granted > 1) run_in_parallel(granted, pool, shares, body, context);
+  return granted > 1;
 }
 
 #endif
@@ -119,10 +125,7 @@ int openmp_version() noexcept {
 void run_shares(int shares, void (*body)(const void* context, int share), const void* context) noexcept {
   const FloatingPointScope scope;
 #if defined(_OPENMP)
-  if (shares > 1 && !is_forked_child && can_start_threads(shares - 1)) {
-    run_in_parallel(shares, body, context);
-    return;
-  }
+  if (shares > 1 && !is_forked_child && start_shares(shares, body, context)) return;
 #endif
   for (int share = 0; share < shares; ++share) body(context, share);
 }

@@ -239,6 +239,41 @@ print(step(num_threads=8))
         assert output_in([group], code).split() == ["1", "8"]
 
 
+@NEEDS_OPENMP
+@ON_LINUX
+def test_threads_that_were_there_once_are_not_taken_for_granted_under_a_new_limit():
+    code = """
+import resource
+for n in (16, 2):
+    step(num_threads=n)
+with open("/proc/self/statm") as statm:
+    size = int(statm.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (size + 64 * 2**20, resource.RLIM_INFINITY))
+for n in (16, 2, 16):
+    step(num_threads=n)
+print("survived")
+"""
+    assert output_of(STEP + code) == "survived"
+
+
+@NEEDS_OPENMP
+@pytest.mark.skipif(not TASK_GROUPS.is_dir(), reason="no control groups of version 1 for tasks here")
+def test_a_step_takes_the_last_threads_that_the_system_grants():
+    code = """
+import threading
+for _ in range(50):  # each thread that steps has threads of its own, which end with it
+    thread = threading.Thread(target=step, kwargs={"num_threads": 6})
+    thread.start()
+    thread.join()
+    while threads() > 1:
+        pass
+print("survived")
+"""
+    code = "import os; os.environ['OPENBLAS_NUM_THREADS'] = '1'\n" + STEP + code
+    with control_group(TASK_GROUPS / UNIQUE, pids__max="7") as group:  # Python's first thread, and these
+        assert output_in([group], code) == "survived"
+
+
 # Clipped by value and by norm, decayed and strided, in float64: what needs the most buffers.
 STRIDED_STEP = """
 import sys, threading

@@ -13,9 +13,6 @@
 #include <variant>
 #include <vector>
 
-#if defined(__linux__)
-#include <sys/resource.h>
-#endif
 #if defined(_OPENMP)
 #include <omp.h>
 #endif
@@ -245,23 +242,6 @@ TEST_CASE("a step inside a parallel region of the host, which grants it one thre
 #pragma omp parallel num_threads(2)
   differences[static_cast<std::size_t>(omp_get_thread_num())] = step_differs(c, 1, initial, wanted, 100'003, 3);
   for (const std::string& text : differences) CHECK(text == "");
-}
-#endif
-
-#if defined(__linux__)
-// Left out unless asked for by --no-skip: a runtime that gives up ends the whole program.
-TEST_CASE("a step survives that the system refuses it threads" * doctest::skip()) {
-  const Case c = {"rmsprop", rmsprop::RMSprop{}};
-  const std::int64_t size = 4'000'000;
-  const Operands<float> initial = ordinary_operands<float>(size, 12);
-  const Operands<float> wanted = oracle_step(c.hyperparameters, 1, initial);
-  rlimit before = {};
-  REQUIRE(getrlimit(RLIMIT_AS, &before) == 0);
-  const rlimit room_for_some_stacks = {std::size_t{1} << 30, before.rlim_max};
-  REQUIRE(setrlimit(RLIMIT_AS, &room_for_some_stacks) == 0);
-  const std::string text = step_differs(c, 1, initial, wanted, size, 400);
-  setrlimit(RLIMIT_AS, &before);
-  CHECK(text == "");
 }
 #endif
 

@@ -60,11 +60,21 @@ void for_each_piece(std::span<const Tensor> tensors, std::int64_t total_cost, in
   }
 }
 
-inline int wanted_threads(int num_threads) {
-  return std::min(num_threads > 0 ? num_threads : get_num_threads(), max_num_threads);
+// On how many threads, `num_threads` at most (0: as many as the process has set), tensors of this total cost are
+// worked.
+inline int shares_for(std::int64_t total_cost, int num_threads) {
+  const int threads = std::min(num_threads > 0 ? num_threads : get_num_threads(), max_num_threads);
+  const std::int64_t worth = std::max<std::int64_t>(1, total_cost / least_cost_of_a_share);
+  return static_cast<int>(std::min<std::int64_t>(threads, worth));
 }
 
-// The same on at most `num_threads` threads (0: as many as the process has set). Nothing that is called may throw.
+inline std::int64_t total_cost_of(std::span<const Tensor> tensors) {
+  std::int64_t total_cost = 0;
+  for (const Tensor& tensor : tensors) total_cost += cost(tensor);
+  return total_cost;
+}
+
+// The same for all shares, on threads. Nothing that is called may throw.
 template <class Visit>
 void for_each_piece_in_parallel(std::span<const Tensor> tensors, int num_threads, const Visit& visit) noexcept {
   struct Work {
@@ -73,10 +83,8 @@ void for_each_piece_in_parallel(std::span<const Tensor> tensors, int num_threads
     std::int64_t total_cost;
     int shares;
   };
-  std::int64_t total_cost = 0;
-  for (const Tensor& tensor : tensors) total_cost += cost(tensor);
-  const std::int64_t worth = std::max<std::int64_t>(1, total_cost / least_cost_of_a_share);
-  const int shares = static_cast<int>(std::min<std::int64_t>(wanted_threads(num_threads), worth));
+  const std::int64_t total_cost = total_cost_of(tensors);
+  const int shares = shares_for(total_cost, num_threads);
   const Work work = {tensors, visit, total_cost, shares};
   run_shares(
       shares,
