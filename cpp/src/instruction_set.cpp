@@ -11,6 +11,7 @@
 #include <stdexcept>
 
 #include "rmsprop/runtime.hpp"
+#include "x86_64_levels.hpp"
 
 #if defined(RMSPROP_X86_64_LEVELS)
 #if defined(_MSC_VER) && !defined(__clang__)
@@ -52,15 +53,8 @@ CpuidRegisters cpuid(unsigned leaf) {
   return r;
 }
 
-constexpr bool has(unsigned word, std::initializer_list<int> bits) {
-  for (int bit : bits) {
-    if ((word >> bit & 1u) == 0) return false;
-  }
-  return true;
-}
-
-// The register sets that the operating system saves on a context switch. Call only if the CPU reports OSXSAVE.
-unsigned saved_registers() {
+// Call only if the CPU reports OSXSAVE.
+unsigned read_xcr0() {
 #if defined(RMSPROP_MSVC_INTRINSICS)
   return static_cast<unsigned>(_xgetbv(0));
 #else
@@ -71,27 +65,14 @@ unsigned saved_registers() {
 #endif
 }
 
-// Everything the x86-64 psABI asks of each level, since the compiler may use all of it.
-bool supports_x86_64_v3() {
-  const unsigned leaf1 = cpuid(1).ecx;
-  constexpr int fma = 12, movbe = 22, osxsave = 27, avx = 28, f16c = 29;
-  constexpr int sse3 = 0, ssse3 = 9, cx16 = 13, sse4_1 = 19, sse4_2 = 20, popcnt = 23;
-  if (!has(leaf1, {sse3, ssse3, cx16, sse4_1, sse4_2, popcnt, fma, movbe, osxsave, avx, f16c})) return false;
-  constexpr int bmi1 = 3, avx2 = 5, bmi2 = 8;
-  if (!has(cpuid(7).ebx, {bmi1, avx2, bmi2})) return false;
-  constexpr int lahf = 0, lzcnt = 5;
-  if (!has(cpuid(0x80000001u).ecx, {lahf, lzcnt})) return false;
-  constexpr int xmm = 1, ymm = 2;
-  return has(saved_registers(), {xmm, ymm});
+CpuReport report() {
+  CpuReport cpu = {cpuid(1).ecx, cpuid(7).ebx, cpuid(0x80000001u).ecx, 0};
+  if (has_osxsave(cpu)) cpu.xcr0 = read_xcr0();
+  return cpu;
 }
 
-bool supports_x86_64_v4() {
-  if (!supports_x86_64_v3()) return false;
-  constexpr int avx512f = 16, avx512dq = 17, avx512cd = 28, avx512bw = 30, avx512vl = 31;
-  if (!has(cpuid(7).ebx, {avx512f, avx512dq, avx512cd, avx512bw, avx512vl})) return false;
-  constexpr int mask = 5, zmm_high_halves = 6, zmm_high_registers = 7;
-  return has(saved_registers(), {mask, zmm_high_halves, zmm_high_registers});
-}
+bool has_x86_64_v3() { return supports_x86_64_v3(report()); }
+bool has_x86_64_v4() { return supports_x86_64_v4(report()); }
 
 #endif
 
@@ -106,8 +87,8 @@ struct Implementation {
 // Best first.
 constexpr Implementation implementations[] = {
 #if defined(RMSPROP_X86_64_LEVELS)
-    {"x86-64-v4", supports_x86_64_v4, &kernels_x86_64_v4},
-    {"x86-64-v3", supports_x86_64_v3, &kernels_x86_64_v3},
+    {"x86-64-v4", has_x86_64_v4, &kernels_x86_64_v4},
+    {"x86-64-v3", has_x86_64_v3, &kernels_x86_64_v3},
 #endif
     {"baseline", always, &kernels_baseline},
 };
@@ -119,10 +100,16 @@ const Implementation& best() {
   return implementations[std::size(implementations) - 1];
 }
 
-// A function's static, so that it is set before anything can use it, whatever the order of initialisation.
-std::atomic<const Implementation*>& chosen() {
-  static std::atomic<const Implementation*> implementation{&best()};
-  return implementation;
+// Null until it is asked for, which may be before other objects are initialised. Several threads may find the best one
+// at the same time: it is the same.
+std::atomic<const Implementation*> chosen_implementation{nullptr};
+
+const Implementation& chosen() {
+  const Implementation* chosen = chosen_implementation.load(std::memory_order_relaxed);
+  if (chosen != nullptr) return *chosen;
+  const Implementation* expected = nullptr;  // whatever use_instruction_set() has chosen in the meantime stays
+  chosen_implementation.compare_exchange_strong(expected, &best());
+  return *chosen_implementation.load();
 }
 
 std::string supported_names() {
@@ -137,12 +124,13 @@ std::string supported_names() {
 
 }  // namespace
 
-const Kernels& chosen_kernels() noexcept { return *chosen().load(std::memory_order_relaxed)->kernels; }
+const Kernels& chosen_kernels() noexcept { return *chosen().kernels; }
 
 std::vector<InstructionSet> instruction_sets() {
+  const Implementation& in_use = chosen();
   std::vector<InstructionSet> sets;
   for (const Implementation& implementation : implementations) {
-    sets.push_back({implementation.name, implementation.supported(), &implementation == chosen().load()});
+    sets.push_back({implementation.name, implementation.supported(), &implementation == &in_use});
   }
   return sets;
 }
@@ -155,7 +143,7 @@ void use_instruction_set(std::string_view name) {
           "instruction set '" + std::string(name) +
           "' is not supported by this CPU and operating system; supported here: " + supported_names());
     }
-    chosen().store(&implementation);
+    chosen_implementation = &implementation;
     return;
   }
   throw std::invalid_argument("unknown instruction set '" + std::string(name) +

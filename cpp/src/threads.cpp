@@ -33,13 +33,17 @@ int openmp_num_threads() noexcept {
 #endif
 }
 
+// The CPUs there are, or 0 until it is asked. Not a function's static: a child that is forked while another thread
+// initialises one would wait for that thread.
+std::atomic<int> cpus{0};
+
 int default_num_threads() noexcept {
-  static const int cpus = [] {
+  if (cpus.load(std::memory_order_relaxed) == 0) {
     const FloatingPointScope scope;
     openmp_num_threads();  // LLVM's runtime calculates when it is called for the first time
-    return std::min(available_cpus(), max_num_threads);
-  }();
-  return std::clamp(openmp_num_threads(), 1, cpus);
+    cpus = std::min(available_cpus(), max_num_threads);
+  }
+  return std::clamp(openmp_num_threads(), 1, cpus.load(std::memory_order_relaxed));
 }
 
 // After a fork the child has only the thread that called it. The OpenMP runtime does not know, and would wait for its

@@ -16,6 +16,7 @@
 
 #include "cases.hpp"
 #include "rmsprop/rmsprop.hpp"
+#include "x86_64_levels.hpp"
 
 namespace {
 
@@ -105,6 +106,75 @@ TEST_CASE("an instruction set is supported exactly if the compiler's own detecti
   }
 }
 #endif
+
+namespace {
+
+// The bits that the psABI asks of x86-64-v3 and, on top of them, of x86-64-v4, as its tables list them.
+struct Required {
+  unsigned rmsprop::CpuReport::* word;
+  std::vector<int> bits;
+};
+
+std::vector<Required> required_by_v3() {
+  using rmsprop::CpuReport;
+  return {{&CpuReport::leaf1_ecx, {0, 9, 12, 13, 19, 20, 22, 23, 27, 28, 29}},  // OSXSAVE is 27, AVX 28
+          {&CpuReport::leaf7_ebx, {3, 5, 8}},
+          {&CpuReport::leaf80000001_ecx, {0, 5}},
+          {&CpuReport::xcr0, {1, 2}}};
+}
+
+std::vector<Required> required_by_v4_alone() {
+  using rmsprop::CpuReport;
+  return {{&CpuReport::leaf7_ebx, {16, 17, 28, 30, 31}}, {&CpuReport::xcr0, {5, 6, 7}}};
+}
+
+rmsprop::CpuReport cpu_with(const std::vector<Required>& required, rmsprop::CpuReport cpu = {}) {
+  for (const Required& r : required) {
+    for (const int bit : r.bits) cpu.*r.word |= 1u << bit;
+  }
+  return cpu;
+}
+
+// Calls check(report) for each bit, on a CPU that has everything but it.
+template <class Check>
+void without_each_of(const std::vector<Required>& required, Check check) {
+  for (const Required& r : required) {
+    for (const int bit : r.bits) {
+      rmsprop::CpuReport cpu = {~0u, ~0u, ~0u, ~0u};
+      cpu.*r.word &= ~(1u << bit);
+      CAPTURE(bit);
+      check(cpu);
+    }
+  }
+}
+
+}  // namespace
+
+TEST_CASE("a level of x86-64 needs every bit that its definition lists and no other") {
+  const rmsprop::CpuReport v3 = cpu_with(required_by_v3());
+  const rmsprop::CpuReport v4 = cpu_with(required_by_v4_alone(), v3);
+  CHECK(rmsprop::supports_x86_64_v3(v3));
+  CHECK_FALSE(rmsprop::supports_x86_64_v4(v3));
+  CHECK(rmsprop::supports_x86_64_v3(v4));
+  CHECK(rmsprop::supports_x86_64_v4(v4));
+  CHECK_FALSE(rmsprop::supports_x86_64_v3({}));
+}
+
+TEST_CASE("a CPU that lacks one feature, or whose system does not save the registers, does not support the level") {
+  without_each_of(required_by_v3(), [](const rmsprop::CpuReport& cpu) {
+    CHECK_FALSE(rmsprop::supports_x86_64_v3(cpu));
+    CHECK_FALSE(rmsprop::supports_x86_64_v4(cpu));
+  });
+  without_each_of(required_by_v4_alone(), [](const rmsprop::CpuReport& cpu) {
+    CHECK(rmsprop::supports_x86_64_v3(cpu));
+    CHECK_FALSE(rmsprop::supports_x86_64_v4(cpu));
+  });
+}
+
+TEST_CASE("XCR0 is read exactly if the CPU reports OSXSAVE") {
+  CHECK(rmsprop::has_osxsave({1u << 27, 0, 0, 0}));
+  CHECK_FALSE(rmsprop::has_osxsave({~(1u << 27), ~0u, ~0u, ~0u}));
+}
 
 TEST_CASE("use_instruction_set chooses the set it is given") {
   on_every_instruction_set([](const std::string& set) { CHECK(chosen() == set); });

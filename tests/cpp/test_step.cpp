@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <deque>
 #include <limits>
@@ -230,6 +231,34 @@ TEST_CASE("threads that step tensors of their own at the same time do not distur
     });
   }
   for (std::thread& thread : threads) thread.join();
+  for (const std::string& text : differences) CHECK(text == "");
+}
+
+TEST_CASE("threads may step while others change the number of threads and the instruction set") {
+  const Case c = {"rmsprop", rmsprop::RMSprop{}};
+  const std::int64_t size = 60'000;
+  const Operands<float> initial = ordinary_operands<float>(size, 13);
+  const Operands<float> wanted = oracle_step(c.hyperparameters, 1, initial);
+  const int before = rmsprop::get_num_threads();
+  std::atomic<bool> stop{false};
+  std::thread threads_changer([&] {
+    for (int i = 0; !stop; ++i) rmsprop::set_num_threads(1 + i % 3);
+  });
+  std::thread set_changer([&] {
+    while (!stop) on_every_instruction_set([](const std::string&) { std::this_thread::yield(); });
+  });
+  std::array<std::string, 2> differences;
+  std::vector<std::thread> steppers;
+  for (std::string& text : differences) {
+    steppers.emplace_back([&] {
+      for (int round = 0; round < 50 && text.empty(); ++round) text = step_differs(c, 1, initial, wanted, size, 0);
+    });
+  }
+  for (std::thread& thread : steppers) thread.join();
+  stop = true;
+  threads_changer.join();
+  set_changer.join();
+  rmsprop::set_num_threads(before);
   for (const std::string& text : differences) CHECK(text == "");
 }
 
