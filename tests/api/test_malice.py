@@ -9,6 +9,8 @@ import pytest
 
 from malice import assert_survived, outcomes_of
 
+pytestmark = pytest.mark.timeout(900)  # all programs run before the first test
+
 PREAMBLE = """
 import gc, os, sys, threading, weakref
 import numpy as np

@@ -14,6 +14,8 @@ EXAMPLE = ROOT / "examples" / "cpp"
 HEADERS = sorted(path.name for path in (ROOT / "cpp" / "include" / "rmsprop").iterdir())
 WARNINGS = "-DCMAKE_CXX_FLAGS=-Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion -Werror"
 
+pytestmark = pytest.mark.timeout(900)  # compiles
+
 
 def attempt(*command, text=None, **environment):
     return subprocess.run(

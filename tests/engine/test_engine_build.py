@@ -12,6 +12,8 @@ import rmsprop
 
 ROOT = Path(__file__).parents[2]
 
+pytestmark = pytest.mark.timeout(900)  # compiles
+
 
 def run(*command):
     """Return what a command prints; it has to succeed."""

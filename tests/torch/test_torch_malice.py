@@ -6,6 +6,8 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 from malice import assert_survived, outcomes_of  # noqa: E402
 
+pytestmark = pytest.mark.timeout(900)  # all programs run before the first test
+
 PREAMBLE = """
 import gc, os, sys, threading, time, weakref
 import torch
