@@ -35,7 +35,8 @@ def problems_of_wheel(path: Path) -> list[str]:
         metadata = email.message_from_bytes(wheel.read(information + "METADATA"))
         unpacked = sum(file.file_size for file in wheel.infolist())
         licence = wheel.read(LIBGOMP[1]).decode() if LIBGOMP[1] in files else ""
-    wanted = {f"rmsprop/{file.name}" for file in (ROOT / "python" / "rmsprop").iterdir() if file.suffix in PYTHON}
+    source = ROOT / "python"
+    wanted = {file.relative_to(source).as_posix() for file in source.rglob("*") if file.suffix in PYTHON}
     if "linux" in platform:
         wanted |= set(LIBGOMP)
     wanted |= {f"{information}licenses/{licence}" for licence in LICENCES}

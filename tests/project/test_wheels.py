@@ -43,8 +43,8 @@ pytestmark = pytest.mark.skipif(
 
 def right_files(name):
     """Return the files of a wheel in which nothing is wrong."""
-    sources = (path for path in (ROOT / "python" / "rmsprop").iterdir() if path.suffix in {".py", ".pyi"})
-    files = {f"rmsprop/{name}": b"" for name in ("py.typed", *(path.name for path in sources))}
+    sources = (path.relative_to(ROOT / "python").as_posix() for path in (ROOT / "python").rglob("*.py*"))
+    files = {path: b"" for path in ("rmsprop/py.typed", *sources) if path.endswith((".py", ".pyi", ".typed"))}
     files[f"rmsprop/{MODULES[name]}"] = b""
     if name == LINUX:
         files["rmsprop/libgomp.so.1"] = b""
@@ -85,6 +85,10 @@ WRONG = {
     "half a licence of the runtime": (
         {"rmsprop/libgomp-licence.txt": b"GNU GENERAL PUBLIC LICENSE"},
         "rmsprop/libgomp-licence.txt has no GCC RUNTIME LIBRARY EXCEPTION",
+    ),
+    "a module of a folder missing": (
+        {"rmsprop/torch/__init__.py": None},
+        "rmsprop/torch/__init__.py is missing",
     ),
     "no types": ({"rmsprop/py.typed": None}, "rmsprop/py.typed is missing"),
     "debugging symbols": (
@@ -192,18 +196,19 @@ def test_there_are_wheels_and_tests_for_the_pythons_that_the_metadata_names(sett
 
 
 def test_actions_are_pinned_by_their_major_version():
-    used = [
-        action
-        for path in (ROOT / ".github" / "workflows").glob("*.yml")
-        for action in re.findall(r"uses: (\S+)", path.read_text(encoding="utf-8"))
-    ]
-    for action in used:
-        assert re.fullmatch(r"actions/[\w-]+@v\d+", action), action
+    folder = ROOT / ".github" / "workflows"
+    if not folder.is_dir():
+        pytest.skip("workflows are not in a source distribution")
+    for path in (folder / "ci.yml", folder / "wheels.yml"):
+        used = re.findall(r"uses: (\S+)", path.read_text(encoding="utf-8"))
+        assert used, path
+        assert [action for action in used if not re.fullmatch(r"actions/[\w-]+@v\d+", action)] == []
 
 
 def test_the_portable_tests_exist():
-    for line in (ROOT / "ci" / "portable-tests.txt").read_text(encoding="utf-8").split():
-        assert (ROOT / line.partition("::")[0]).is_file(), line
+    lines = (ROOT / "ci" / "portable-tests.txt").read_text(encoding="utf-8").split()
+    assert len(lines) > 10
+    assert [line for line in lines if not (ROOT / line.partition("::")[0]).is_file()] == []
 
 
 @pytest.mark.parametrize("wanted", ["3.999", "/no/such/python"])
