@@ -20,14 +20,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rmsprop._saving.state_dicts import (
-    ADAGRAD_AS_IN_TORCH,
-    RMSPROP_AS_IN_TORCH,
-    current_lr,
-    from_torch,
-    groups_and_state,
-    numbers_of,
-)
+from rmsprop._saving.layout import groups_and_state, numbers_of
+from rmsprop._saving.pytorch import from_torch, to_torch
+from rmsprop._saving.rules import rule_with, rules, state_names
 
 __all__ = ["from_keras", "from_optax", "from_torch", "to_keras", "to_optax", "to_torch"]
 
@@ -41,44 +36,6 @@ KERAS = {
     "sum": "accumulator",
 }
 OPTAX = {"square_avg": "nu", "grad_avg": "mu", "momentum_buffer": "trace", "sum": "sum_of_squares"}
-
-SWITCHED_OFF = {"decoupled_weight_decay": "weight_decay", "lr_in_momentum": "momentum"}
-"""Hyperparameters without a meaning as long as another one is 0."""
-
-
-def to_torch(state_dict: StateDict) -> dict[str, Any]:
-    """Return one of our state dicts as one that `torch.optim.RMSprop` or `torch.optim.Adagrad` loads.
-
-    A schedule becomes the learning rate that it gives for the next step. PyTorch counts steps in float32, so beyond
-    2**24 of them its own count stands still; it matters to Adagrad's `lr_decay` alone.
-
-    Args:
-        state_dict: what `state_dict()` of our optimizer returned.
-
-    Returns:
-        A state dict of tensors, all of them copies.
-
-    Raises:
-        ValueError: a hyperparameter asks for what PyTorch does not do, such as `eps_in_sqrt=True`.
-
-    Example:
-        >>> import numpy as np, rmsprop
-        >>> opt = rmsprop.RMSprop(np.ones(2), alpha=0.99, eps_in_sqrt=False)
-        >>> theirs = to_torch(opt.state_dict())  # doctest: +SKIP
-        >>> torch.optim.RMSprop([torch.ones(2)]).load_state_dict(theirs)  # doctest: +SKIP
-    """
-    torch = import_module("torch")
-    groups, state = groups_and_state(state_dict)
-    return {
-        "state": {
-            number: {
-                name: torch.tensor(float(value)) if name == "step" else torch.from_numpy(np.array(value, order="C"))
-                for name, value in entry.items()
-            }
-            for number, entry in state.items()
-        },
-        "param_groups": [_group_for_torch(group, state, f"param_groups[{i}]") for i, group in enumerate(groups)],
-    }
 
 
 def to_keras(state_dict: StateDict) -> dict[str, list[Any]]:
@@ -95,7 +52,7 @@ def to_keras(state_dict: StateDict) -> dict[str, list[Any]]:
     Raises:
         ValueError: parameters differ in their step count or in the state that they have, which Keras cannot express.
 
-    Example:
+    Examples:
         >>> import numpy as np, rmsprop
         >>> opt = rmsprop.RMSprop([np.ones(2)], **rmsprop.presets.keras)
         >>> opt.step([np.array([1.0, 2.0])])
@@ -123,7 +80,7 @@ def from_keras(variables: Mapping[str, Sequence[Any]], state_dict: StateDict) ->
     Raises:
         ValueError: the names, or the numbers of arrays, are not those that these hyperparameters need.
 
-    Example:
+    Examples:
         >>> import numpy as np, rmsprop
         >>> opt = rmsprop.Adagrad([np.ones(2)])
         >>> opt.load_state_dict(from_keras({"iteration": [7], "accumulator": [np.ones(2)]}, opt.state_dict()))
@@ -159,7 +116,7 @@ def to_optax(state_dict: StateDict, opt_state: Any) -> Any:
     Raises:
         ValueError: the state is not the one that these hyperparameters need.
 
-    Example:
+    Examples:
         >>> opt_state = to_optax(opt.state_dict(), optax.rmsprop(1e-3).init(params))  # doctest: +SKIP
     """
     step, arrays = _lists(state_dict, OPTAX, "optax")
@@ -183,7 +140,7 @@ def from_optax(opt_state: Any, state_dict: StateDict) -> dict[str, Any]:
     Raises:
         ValueError: the state is not the one that these hyperparameters need.
 
-    Example:
+    Examples:
         >>> opt.load_state_dict(from_optax(opt_state, opt.state_dict()))  # doctest: +SKIP
     """
     names = _names(state_dict)
@@ -193,23 +150,6 @@ def from_optax(opt_state: Any, state_dict: StateDict) -> dict[str, Any]:
     if "trace" in arrays:
         arrays["trace"] = [-np.asarray(array) for array in arrays["trace"]]
     return _with_lists(state_dict, OPTAX, "optax", step, arrays)
-
-
-# ---- PyTorch ---------------------------------------------------------------------------------------------------------
-
-
-def _group_for_torch(group: Mapping[str, Any], state: Mapping[int, Any], label: str) -> dict[str, Any]:
-    as_in_torch = RMSPROP_AS_IN_TORCH if "alpha" in group else ADAGRAD_AS_IN_TORCH
-    only_here = as_in_torch.keys() - {"maximize"}
-    for name in sorted(only_here - {"initial_accumulator_value"}):  # which is in the accumulators by now
-        is_off = name in SWITCHED_OFF and not group.get(SWITCHED_OFF[name])
-        if group[name] != as_in_torch[name] and not is_off:
-            raise ValueError(f"{label}[{name!r}]: got {group[name]}, but all that PyTorch does is {as_in_torch[name]}")
-    return {
-        **{name: value for name, value in group.items() if name not in only_here},
-        "lr": current_lr(group, state),
-        "foreach": None,
-    }
 
 
 # ---- Keras and optax: a list for each kind of state ------------------------------------------------------------------
@@ -224,13 +164,12 @@ def _needed(state_dict: StateDict, framework: str) -> tuple[str, ...]:
 
 
 def _needed_by(group: Mapping[str, Any], framework: str) -> tuple[str, ...]:
-    if "alpha" not in group:
-        return ("sum",)
-    if group["momentum"] and not group["lr_in_momentum"]:
+    rule = rule_with(group)
+    if rule is None:
+        raise ValueError(f"param_groups: wanted all hyperparameters of {' or '.join(rules)}, got {', '.join(group)}")
+    if group.get("momentum") and not group["lr_in_momentum"]:
         raise ValueError(f"lr_in_momentum: got False, but the momentum of {framework} has the learning rate inside")
-    momentum = ("momentum_buffer",) if group["momentum"] else ()
-    centered = ("grad_avg",) if group["centered"] else ()
-    return ("square_avg", *momentum, *centered)
+    return state_names(rule, group)
 
 
 def _lists(state_dict: StateDict, names: Mapping[str, str], framework: str) -> tuple[int, dict[str, list[Array]]]:

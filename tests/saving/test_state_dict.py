@@ -9,7 +9,7 @@ import pytest
 
 import rmsprop
 from bits import assert_same_bits
-from rmsprop._saving import state_dicts
+from rmsprop._saving.pytorch import AS_IN_TORCH
 from runs import DTYPES, FORMS, RULES, Run, Unchanged, assert_same_state, random_params
 
 SWAPPED = np.dtype(np.float64).newbyteorder()  # as this machine does not have it
@@ -20,8 +20,7 @@ def made_of_torch(state_dict):
     state_dict = copy.deepcopy(state_dict)
     for group in state_dict["param_groups"]:
         is_rmsprop = "alpha" in group
-        lacking = state_dicts.RMSPROP_AS_IN_TORCH if is_rmsprop else state_dicts.ADAGRAD_AS_IN_TORCH
-        for name in lacking.keys() - {"maximize"}:
+        for name in AS_IN_TORCH["rmsprop" if is_rmsprop else "adagrad"].keys() - {"maximize"}:
             del group[name]
         group.pop("name", None)
         group |= {"foreach": None, "differentiable": False}

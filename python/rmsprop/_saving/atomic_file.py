@@ -1,51 +1,103 @@
 """Writing a file so that a crash at any moment leaves the old one or the new one, whole."""
 
 import errno
+import io
 import os
 import stat
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from tempfile import TemporaryDirectory
-from typing import Any
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import Any, BinaryIO
+
+BUFFER = 1 << 20  # bytes that are written at a time
+
+REFUSALS = {errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+"""Errors of file systems that lack an operation, as some network mounts do. No data is lost by them."""
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
-    """Give a path for a new file, and put the file into the place of `path` once the block is left without an error.
+def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Open a new file for writing, and put it into the place of `path` once the block is left without an error.
 
-    The new file lies in a temporary folder beside `path` under a name that nobody else has, so that two savers at once
-    give the file of one of them, and so that writing it may well mean replacing it. It is flushed to the disk
-    before it is renamed, and the folder of `path` after that. The temporary folder is removed; only a process that is
-    killed leaves it behind (`.rmsprop-*.tmp`), which does no harm.
+    The new file lies beside `path` under a name that nobody else has (`.rmsprop-*.tmp`), so that two savers at once
+    give the file of one of them. It is flushed to the disk before it is renamed, and the folder of `path` after that.
+    Only a process that is killed leaves it behind, which does no harm.
 
-    A file that is replaced keeps its permissions, and if `path` is a symbolic link, it is the file it points to.
+    A file that is replaced keeps its permissions, and if `path` is a symbolic link, it is the file it points to. Where
+    the file system cannot set permissions or flush, neither is done; the permissions are then never wider than before.
 
     Yields:
-        The path of a new and empty file.
+        The new file, empty.
 
     Raises:
-        OSError: anything failed. Unless it was the flush of the folder, `path` is as it was.
+        OSError: anything failed; its `filename` is `path`. Unless it was the flush of the folder, `path` is as it was.
     """
-    target = os.path.realpath(os.fsdecode(path))
-    old_mode = _mode_of(target)
-    folder = os.path.dirname(target)
-    with TemporaryDirectory(prefix=".rmsprop-", suffix=".tmp", dir=folder) as temporary:
-        new = os.path.join(temporary, "new")
-        with open(new, "xb") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode) if old_mode is None else old_mode
-        yield new
-        with open(new, "r+b") as file:  # Windows flushes only what is open for writing
-            os.chmod(file.fileno() if os.chmod in os.supports_fd else new, mode)
-            os.fsync(file.fileno())
-        os.replace(new, target)
-    _flush_folder(folder)
+    name = os.fsdecode(path)
+    is_resolved = os.path.basename(name) and not os.path.islink(name)
+    target = name if is_resolved else os.path.realpath(name)
+    folder, old = os.path.split(target)
+    new = f".rmsprop-{os.urandom(6).hex()}.tmp"
+    with _naming(name):
+        mode = _mode_of(target)
+        opened = _opened(folder or os.curdir)
+    if opened is None:
+        new, old = os.path.join(folder, new), target
+    try:
+        with _naming(name):
+            file = _new_file(new, opened, mode, name)
+        try:
+            with file:
+                yield file
+                with _naming(name):
+                    file.flush()
+                    _set_mode(file, mode)
+                    _flush_to_disk(file.fileno())
+            with _naming(name):
+                os.replace(new, old, src_dir_fd=opened, dst_dir_fd=opened)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(new, dir_fd=opened)
+            raise
+        if opened is not None:
+            with _naming(name):
+                _flush_to_disk(opened)
+    finally:
+        if opened is not None:
+            os.close(opened)
+
+
+class _NamedFile(io.FileIO):
+    """A file whose errors have the path that the user knows."""
+
+    path: str
+
+    def write(self, data: Any) -> int:
+        with _naming(self.path):
+            return super().write(data)
+
+
+@contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """Put a path into an error of the system, which has a descriptor, a temporary name or nothing in its place."""
+    try:
+        yield
+    except OSError as error:
+        error.filename, error.filename2 = path, None
+        raise
+
+
+def _new_file(new: str, folder: int | None, mode: int | None, path: str) -> BinaryIO:
+    """Create a file with at most the permissions `mode`, or with those of any new file."""
+    opener = partial(os.open, mode=0o666 if mode is None else mode & 0o777, dir_fd=folder)
+    file = _NamedFile(new, "xb", opener=opener)
+    file.path = path
+    return io.BufferedWriter(file, BUFFER)
 
 
 def _mode_of(target: str) -> int | None:
     """Return the permissions of the file that is about to be replaced, or None if there is none."""
     try:
-        status: Any = os.stat(target)
+        status = os.stat(target)
     except FileNotFoundError:
         return None
     if stat.S_ISDIR(status.st_mode):
@@ -55,12 +107,36 @@ def _mode_of(target: str) -> int | None:
     return stat.S_IMODE(status.st_mode)
 
 
-def _flush_folder(folder: str) -> None:
-    """Flush the entries of a folder to the disk, a renamed file among them."""
-    if sys.platform == "win32":
-        return  # a folder is no file there; what it holds is in the journal of the file system
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _opened(folder: str) -> int | None:
+    """Open a folder, to name files in it however long its path is, and to flush it.
+
+    Returns:
+        A descriptor, or None where a folder cannot be opened: on Windows, and where it may be written to but not read.
+    """
+    if os.rename not in os.supports_dir_fd:
+        return None
     try:
+        return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError:
+        return None
+
+
+def _set_mode(file: BinaryIO, mode: int | None) -> None:
+    if mode is None or stat.S_IMODE(os.fstat(file.fileno()).st_mode) == mode:
+        return
+    with _unless_refused():
+        os.chmod(file.fileno() if os.chmod in os.supports_fd else file.name, mode)
+
+
+def _flush_to_disk(descriptor: int) -> None:
+    with _unless_refused():
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+
+
+@contextmanager
+def _unless_refused() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in REFUSALS:
+            raise
