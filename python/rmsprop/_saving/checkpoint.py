@@ -245,8 +245,8 @@ def _bytes_to_parse(text: bytes) -> int:
     plain = text.replace(rb"\\", b"  ").replace(rb"\"", b"  ")
     counts = np.zeros(256, np.int64)
     quotes = 0
-    for start in range(0, len(plain), PIECE):
-        piece = np.frombuffer(plain, np.uint8, min(PIECE, len(plain) - start), start)
+    for start in range(0, len(plain), 1 << 16):
+        piece = np.frombuffer(plain[start : start + (1 << 16)], np.uint8)
         inside = (np.cumsum(piece == ord('"'), dtype=np.uint8) + np.uint8(quotes)) & 1
         counts += np.bincount(piece[inside == 0], minlength=256)
         quotes = int(inside[-1])

@@ -6,7 +6,8 @@
 Parameters are numbered in the order of the groups; `param_names` is there if they have names.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 
@@ -45,10 +46,10 @@ def numbers_of(groups: Sequence[Mapping[str, Any]], state: Collection[int]) -> l
     known = set(numbers)
     if len(known) != len(numbers):
         raise ValueError("param_groups: the same parameter is there twice")
-    if missing := [number for number in numbers if number not in state]:
-        raise ValueError(f"state: nothing for parameter {_some_of(missing)}")
-    if unknown := [number for number in state if number not in known]:
-        raise ValueError(f"state: parameter {_some_of(unknown)} is in no group")
+    if missing := _some_of(number for number in numbers if number not in state):
+        raise ValueError(f"state: nothing for parameter {missing}")
+    if unknown := _some_of(number for number in state if number not in known):
+        raise ValueError(f"state: parameter {unknown} is in no group")
     return numbers
 
 
@@ -63,6 +64,7 @@ def _is_list_of(kind: type[Any], value: Any) -> bool:
     return isinstance(value, list) and all(type(item) is kind for item in value)
 
 
-def _some_of(numbers: list[Any]) -> str:
-    """Return numbers as text, the first ten of them."""
-    return ", ".join(map(repr, numbers[:10])) + ", ..." * (len(numbers) > 10)
+def _some_of(numbers: Iterator[Any]) -> str:
+    """Return the first ten numbers as text."""
+    first = [repr(number) for number in islice(numbers, 11)]
+    return ", ".join([*first[:10], "..."] if len(first) > 10 else first)
