@@ -1,16 +1,20 @@
 """The command line: what it prints, what it refuses, and what it does not drag in."""
 
 import argparse
+import json
 import os
 import platform
 import re
 import shlex
 import shutil
+import struct
 import subprocess
 import sys
 import sysconfig
+from hashlib import sha256
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -153,16 +157,20 @@ def test_numbers_that_make_no_sense_are_refused(
         ("file/picture.png", "there is no folder 'file' to write 'picture.png' into"),
         ("folder.png", "cannot write 'folder.png': "),
         ("n" * 300 + ".png", "cannot write 'nnn"),
+        ("pipe.png", "cannot write 'pipe.png': it is not a regular file"),
+        ("null.png", "cannot write 'null.png': it is not a regular file"),
     ],
 )
 def test_a_picture_that_cannot_be_written_is_refused_before_training(output: str, reason: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "folder.png").mkdir()
+    os.mkfifo(tmp_path / "pipe.png")  # opening it would wait for a reader
+    (tmp_path / "null.png").symlink_to("/dev/null")
     finished = run(*MODULE, "demo", "--output", output, folder=tmp_path)
     assert (finished.returncode, finished.stdout) == (2, "")
     assert f"argument --output: {reason}" in finished.stderr
     assert "RMSprop" not in finished.stderr  # no progress bar: nothing was trained
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.png", "null.png", "pipe.png"]
 
 
 @pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="needs a folder this user cannot write to")
@@ -297,6 +305,51 @@ def test_inspect_of_a_file_that_is_no_checkpoint_is_an_error(checkpoint: Path, t
         assert (finished.returncode, finished.stdout) == (1, "")
         assert finished.stderr.startswith(f"rmsprop inspect: error: {name}: {problem}")
         assert len(finished.stderr.splitlines()) == 1
+
+
+WRONG_FACTS = {
+    "steps of lists": (("steps", [[1], 0, 0]), "step: got list, wanted an int"),
+    "steps of texts": (("steps", ["x", 0, 0]), "step: got str, wanted an int"),
+    "steps below 0": (("steps", [-5, 0, 0]), "step: got -5, wanted a count >= 0"),
+    "no names": (
+        ("param_groups", 0, "param_names", None),
+        "param_groups[0]['param_names']: wanted a list with the name",
+    ),
+    "no parameters": (("param_groups", 0, "params", None), "param_groups[0]['params']: wanted a list with the number"),
+    "a name that is none": (("param_groups", 1, "name", 7), "param_groups[1]['name']: got int, wanted a str"),
+    "lr of a list": (("param_groups", 0, "lr", [1]), "param_groups[0]: lr: got list, wanted a number"),
+    "lr of a text": (("param_groups", 0, "lr", "\x1b[2J"), "param_groups[0]: lr: got str, wanted a number"),
+    "lr of a dict": (("param_groups", 0, "lr", {}), "param_groups[0]: lr: got dict, wanted a number"),
+    "schedule of a list": (("param_groups", 0, "lr_is_schedule", [1]), "lr_is_schedule: got list, wanted a number"),
+    "complex of lists": (("complex", [[]]), "'complex' in its header has '[]', which is no array"),
+    "written by a list": (("written_by", []), "wanted format_version, written_by"),
+}
+
+
+@pytest.mark.parametrize(("change", "problem"), WRONG_FACTS.values(), ids=WRONG_FACTS)
+def test_inspect_of_a_file_that_says_nonsense_is_an_error(
+    change: tuple[Any, ...], problem: str, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each in a file whose checksum is right."""
+    content = checkpoint.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    facts = json.loads(header["__metadata__"]["rmsprop checkpoint"])
+    *places, last, value = change
+    changed = facts
+    for place in places:
+        changed = changed[place]
+    changed[last] = value
+    header["__metadata__"]["rmsprop checkpoint"] = json.dumps(facts)
+    text = json.dumps(header, separators=(",", ":")).encode()
+    content = struct.pack("<Q", len(text)) + text + content[8 + length : -32]
+    checkpoint.write_bytes(content + sha256(content).digest())
+    assert cli.main(["inspect", str(checkpoint)]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"rmsprop inspect: error: {checkpoint}: ")
+    assert problem in captured.err
+    assert len(captured.err.splitlines()) == 1
 
 
 def test_names_from_a_file_cannot_steer_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -212,6 +212,8 @@ def picture_path(text: str) -> Path:
         raise argparse.ArgumentTypeError(f"there is no folder {str(path.parent)!r} to write {path.name!r} into")
     try:
         if path.exists():
+            if not path.is_file():  # a pipe would wait for its reader
+                raise OSError(None, "it is not a regular file")
             path.open("ab").close()  # opened for appending and closed again, a file keeps its content
         else:
             TemporaryFile(dir=path.parent).close()
