@@ -9,6 +9,7 @@ import pytest
 
 import rmsprop
 from bits import assert_same_bits
+from rmsprop import convert
 from rmsprop._saving.pytorch import AS_IN_TORCH
 from runs import DTYPES, FORMS, RULES, Run, Unchanged, assert_same_state, random_params
 
@@ -349,6 +350,23 @@ def test_what_does_not_fit_in_a_dict_of_pytorch_is_an_error_and_changes_nothing(
     saved = made_of_torch(run.optimizer.state_dict())
     change(saved)
     with Unchanged(run.optimizer), pytest.raises(error, match=message):
+        run.optimizer.load_state_dict(saved)
+
+
+@pytest.mark.parametrize("value", [True, False, 0.5])
+@pytest.mark.parametrize("name", ["decoupled_decay", "caution", "betas", "lr_scale"])
+@pytest.mark.parametrize("rule", ["plain", "adagrad"])
+def test_a_dict_with_an_entry_that_pytorch_does_not_have_is_of_another_rule(rule, name, value):
+    """Timm's RMSprop decays weights as `decoupled_decay` says, and has eps inside of the root."""
+    run = Run(rule).step(1)
+    saved = made_of_torch(run.optimizer.state_dict())
+    saved["param_groups"][0][name] = value
+    for act in (run.optimizer.load_state_dict, convert.from_torch):
+        with Unchanged(run.optimizer), pytest.raises(ValueError, match=rf"param_groups\[0\]: got {name}={value}"):
+            act(saved)
+    for only_in_torch in ("foreach", "differentiable", "capturable", "fused"):
+        saved["param_groups"][0].pop(only_in_torch, None)
+    with Unchanged(run.optimizer), pytest.raises(ValueError, match=name):
         run.optimizer.load_state_dict(saved)
 
 
