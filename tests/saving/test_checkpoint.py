@@ -208,6 +208,20 @@ def test_the_safetensors_library_reads_what_is_saved(dtype, path):
         assert names == {"checksum"}
 
 
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_file_has_the_bytes_that_the_safetensors_library_writes(dtype, form, path):
+    safetensors = pytest.importorskip("safetensors", reason="the safetensors library is not installed")
+    numpy = pytest.importorskip("safetensors.numpy")
+    run = Run("centered", dtype, form).step(2)
+    run.optimizer.param_groups[0]["name"] = 'a "name"\\\n'
+    run.optimizer.save(path)
+    with safetensors.safe_open(path, framework="numpy") as file:
+        metadata = file.metadata()
+    numpy.save_file(numpy.load_file(path), path.with_name("theirs"), metadata)
+    assert path.read_bytes() == path.with_name("theirs").read_bytes()
+
+
 def test_arrays_are_aligned_to_their_elements_in_the_file(path):
     optimizer = rmsprop.RMSprop([np.ones(1, np.float32), np.ones(1), np.ones(3, np.float32), np.ones(1, np.complex64)])
     optimizer.save(path)
@@ -228,13 +242,13 @@ def test_saving_twice_gives_the_same_file(path):
 
 @pytest.mark.parametrize("layout", ["np.ones(SHAPE, np.float32)", "np.ones(SHAPE, np.float32).T"])
 def test_neither_saving_nor_loading_needs_another_copy_of_the_state(layout, path):
-    """Measured as the system does, since safetensors allocates where Python does not look."""
+    """Measured as the system does, of this process alone: `ru_maxrss` is no less than that of who started it."""
     program = f"""
-import resource, numpy as np, rmsprop
+import re, numpy as np, rmsprop
 SHAPE = (1 << 12, 1 << 12)
 weights = {layout}
 def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
 optimizer = rmsprop.RMSprop(weights[:1])  # so that all that is imported is imported
 optimizer.save({os.fspath(path)!r})
 optimizer.load({os.fspath(path)!r})
@@ -248,7 +262,7 @@ print(saved - before, peak() - saved, weights.nbytes)
     finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     by_saving, by_loading, nbytes = map(int, finished.stdout.split())
     assert by_saving < nbytes / 4
-    assert by_loading < (2 + 1 / 4) * nbytes  # the new state itself is two arrays
+    assert nbytes < by_loading < (2 + 1 / 4) * nbytes  # the new state itself is two arrays
 
 
 def test_describe_tells_what_is_in_a_file(path):
