@@ -263,7 +263,7 @@ def _dict_without_duplicates(items: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _with_complex(tensors: dict[str, Tensor], names: list[Any]) -> dict[str, Tensor]:
     """Return arrays of which those with these names are complex."""
-    found = dict(tensors)
+    found = dict(tensors) if names else tensors
     for name in map(str, names):
         if name not in found:
             raise ValueError(f"'complex' in its header has {name!r}, which is no array")
@@ -283,9 +283,10 @@ def _state_dict_in(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> d
     state: dict[int, dict[str, Any]] = {index: {"step": step} for index, step in enumerate(steps)}
     for name, tensor in tensors.items():
         parts = NAME.fullmatch(name)
-        if parts is None or int(parts[1]) not in state:
+        entry = state.get(int(parts[1])) if parts else None
+        if parts is None or entry is None:
             raise ValueError(f"{name!r} is the state of no parameter")
-        state[int(parts[1])][parts[2]] = tensor
+        entry[parts[2]] = tensor
     layout.numbers_of(groups, state)
     return {"state": state, "param_groups": groups}
 

@@ -14,6 +14,7 @@ class Rule(NamedTuple):
 
     name: str
     hyperparameters: tuple[str, ...]
+    state: tuple[str, ...]
 
 
 rules = {
@@ -22,10 +23,17 @@ rules = {
         Rule(
             "rmsprop",
             (*SHARED, "alpha", "momentum", "nesterov", "centered", "lr_in_momentum", "bias_correction"),
+            ("square_avg", "grad_avg", "momentum_buffer"),
         ),
-        Rule("adagrad", (*SHARED, "lr_decay")),
+        Rule("adagrad", (*SHARED, "lr_decay"), ("sum",)),
     )
 }
+
+
+def state_names(rule: Rule, group: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of the state that a rule needs for the hyperparameters of a group."""
+    needed = {"grad_avg": group.get("centered"), "momentum_buffer": group.get("momentum")}
+    return tuple(name for name in rule.state if needed.get(name, True))
 
 
 def rule_with(hyperparameters: Collection[str], absent: Mapping[str, Collection[str]] | None = None) -> Rule | None:
@@ -39,12 +47,3 @@ def rule_with(hyperparameters: Collection[str], absent: Mapping[str, Collection[
         if set(rule.hyperparameters) - set(absent[rule.name] if absent else ()) <= set(hyperparameters):
             return rule
     return None
-
-
-def state_names(rule: Rule, group: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the names of the state that a rule needs for the hyperparameters of a group."""
-    if rule.name == "adagrad":
-        return ("sum",)
-    momentum = ("momentum_buffer",) if group["momentum"] else ()
-    centered = ("grad_avg",) if group["centered"] else ()
-    return ("square_avg", *momentum, *centered)

@@ -174,7 +174,10 @@ def _allocate_entry(
     columns = replacement.columns
     for name, value in saved.items():
         if name == "step":
-            columns.steps[index] = _step_of(value, key)
+            try:
+                columns.steps[index] = step_count(value)
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"state[{key!r}]: {error}") from None
         elif name not in columns.names:
             known = ", ".join(columns.names)
             raise ValueError(f"state[{key!r}]: unknown entry {name!r}; this optimizer has step, {known}")
@@ -184,13 +187,6 @@ def _allocate_entry(
             array = empty_state(param, place)
             columns.arrays[place][index] = array
             replacement.copies.append((array, value))
-
-
-def _step_of(value: Any, key: Any) -> int:
-    try:
-        return step_count(value)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"state[{key!r}]: {error}") from None
 
 
 def _check_array(value: Any, param: Array, key: Any, name: str, array_type: type[Any]) -> None:
