@@ -24,7 +24,7 @@ def print_checkpoint(path: str | os.PathLike[str]) -> None:
         ValueError: the file is damaged, or is not a checkpoint.
         OSError: the file cannot be read.
 
-    Example:
+    Examples:
         >>> import os, tempfile
         >>> import numpy as np, rmsprop
         >>> with tempfile.TemporaryDirectory() as folder:
