@@ -1,39 +1,16 @@
-"""What each rule is called, its hyperparameters, and the state that it keeps."""
+"""Which rule a state dict is of, and the state that it needs."""
 
 from collections.abc import Collection, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-SHARED = (
-    *("lr", "eps", "eps_in_sqrt", "initial_accumulator_value", "weight_decay", "decoupled_weight_decay"),
-    *("maximize", "clip_value", "clip_norm"),
-)
+from rmsprop._core import Naming, Rule, Stepper, rules
 
-
-class Rule(NamedTuple):
-    """One row of the table."""
-
-    name: str
-    hyperparameters: tuple[str, ...]
-    state: tuple[str, ...]
+__all__ = ["rule_with", "rules", "state_names"]
 
 
-rules = {
-    rule.name: rule
-    for rule in (
-        Rule(
-            "rmsprop",
-            (*SHARED, "alpha", "momentum", "nesterov", "centered", "lr_in_momentum", "bias_correction"),
-            ("square_avg", "grad_avg", "momentum_buffer"),
-        ),
-        Rule("adagrad", (*SHARED, "lr_decay"), ("sum",)),
-    )
-}
-
-
-def state_names(rule: Rule, group: Mapping[str, Any]) -> tuple[str, ...]:
+def state_names(rule: Rule, group: dict[str, Any]) -> tuple[str, ...]:
     """Return the names of the state that a rule needs for the hyperparameters of a group."""
-    needed = {"grad_avg": group.get("centered"), "momentum_buffer": group.get("momentum")}
-    return tuple(name for name in rule.state if needed.get(name, True))
+    return Stepper(rule.name, Naming.optimizer).state_names(group)
 
 
 def rule_with(hyperparameters: Collection[str], absent: Mapping[str, Collection[str]] | None = None) -> Rule | None:
