@@ -114,7 +114,9 @@ class Optimizer(StepOptions):
             unknown = sorted(map(str, group.keys() - self.defaults.keys() - {"params", "name"}))
             if unknown:
                 known = ", ".join(self.defaults)
-                raise ValueError(f"param_groups: unknown hyperparameter {', '.join(unknown)}; this optimizer has {known}")
+                raise ValueError(
+                    f"param_groups: unknown hyperparameter {', '.join(unknown)}; this optimizer has {known}"
+                )
             groups = [*self.param_groups, {**self.defaults, **group, "params": params}]
             all_keys = [*self._keys, *keys]
             columns = self._columns.extended(len(params), None if self._is_single else all_keys)

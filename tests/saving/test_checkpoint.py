@@ -475,51 +475,6 @@ def test_what_is_no_regular_file_is_never_replaced(tmp_path):
 # ---- Savers that should not save -------------------------------------------------------------------------------------
 
 
-def test_a_step_during_a_save_is_noticed_and_the_old_file_stays(path):
-    optimizer = small(1.0)
-    optimizer.save(path)
-    grads = {"w": np.ones(3, np.float32), "b": np.ones(1)}
-    with pytest.raises(RuntimeError, match="took a step, or loaded other state, while it was being saved"):
-        optimizer.save(path, progress=lambda done, total: optimizer.step(grads))
-    assert loaded_value(path) == 1
-    assert os.listdir(path.parent) == [NAME]
-
-
-def test_a_step_that_another_thread_is_in_when_a_save_ends_is_noticed_and_the_old_file_stays(path):
-    saver, started, go_on = threading.current_thread(), threading.Event(), threading.Event()
-
-    def waiting(step):
-        if threading.current_thread() is not saver:
-            started.set()
-            go_on.wait(60)
-        return 0.1
-
-    optimizer = small(1.0, lr=waiting)
-    stepper = threading.Thread(target=optimizer.step, args=({"w": np.ones(3, np.float32), "b": np.ones(1)},))
-
-    def step_now(done, total):
-        if not started.is_set():
-            stepper.start()
-            started.wait(60)
-
-    optimizer.save(path)
-    before = path.read_bytes()
-    with pytest.raises(RuntimeError, match="in the middle of another step"):
-        optimizer.save(path, progress=step_now)
-    go_on.set()
-    stepper.join()
-    assert path.read_bytes() == before
-    assert os.listdir(path.parent) == [NAME]
-
-
-def test_loading_during_a_save_is_noticed_and_the_old_file_stays(path):
-    optimizer = small(1.0)
-    optimizer.save(path)
-    with pytest.raises(RuntimeError, match="loaded other state"):
-        optimizer.save(path, progress=lambda done, total: optimizer.load(path))
-    assert loaded_value(path) == 1
-
-
 def test_saving_or_loading_inside_of_a_step_is_an_error(path):
     run = Run()
     run.optimizer.save(path)

@@ -67,32 +67,30 @@ class Contents:
 
 def save(optimizer: state_dicts.Optimizer, path: str | os.PathLike[str], *, progress: Progress | None = None) -> None:
     """Write the state of an optimizer to a file; see `Optimizer.save`."""
-    columns, steps = optimizer._columns, optimizer._columns.steps.copy()
-    optimizer._check(optimizer.param_groups, columns)
-    state_dicts.check_arrays(optimizer)
-    saved = state_dicts.state_dict(optimizer)
-    arrays = _arrays_of(saved["state"])
-    facts = json.dumps(_facts(optimizer._stepper.rule.name, saved, arrays), allow_nan=False)
-    with replacing(path) as file:
-        tensor_file.write(file, facts, arrays, progress)
-        # A step that is under way would be told by this, one that came and went by its count.
-        optimizer._check(optimizer.param_groups, columns)
-        if optimizer._columns is not columns or not np.array_equal(columns.steps, steps):
-            raise RuntimeError("save: the optimizer took a step, or loaded other state, while it was being saved")
+    with optimizer._stepper.hold("save"):
+        optimizer._check(optimizer.param_groups, optimizer._columns)
+        state_dicts.check_arrays(optimizer)
+        saved = state_dicts.state_dict(optimizer)
+        arrays = _arrays_of(saved["state"])
+        facts = json.dumps(_facts(optimizer._stepper.rule.name, saved, arrays), allow_nan=False)
+        with replacing(path) as file:
+            tensor_file.write(file, facts, arrays, progress)
 
 
 def load(optimizer: state_dicts.Optimizer, path: str | os.PathLike[str], *, progress: Progress | None = None) -> None:
     """Load what `save` wrote; see `Optimizer.load`."""
-    with _opened(path, progress) as (facts, tensors, file):
-        if facts["optimizer"] != optimizer._stepper.rule.name:
-            raise ValueError(f"it is the state of {facts['optimizer']}, wanted {optimizer._stepper.rule.name}")
-        saved = _state_dict_in(facts, tensors)
-        _put_schedules(optimizer, saved["param_groups"])
-        replacement = state_dicts.replacement_for(optimizer, saved, array_type=Tensor)
-        array_of = {tensor.name: array for array, tensor in replacement.copies}
-        for name in tensors:
-            tensor_file.read_into(file, array_of[name])
-    state_dicts.install(optimizer, replacement)
+    with optimizer._stepper.hold("load"):
+        with _opened(path, progress) as (facts, tensors, file):
+            rule = optimizer._stepper.rule.name
+            if facts["optimizer"] != rule:
+                raise ValueError(f"it is the state of {facts['optimizer']}, wanted {rule}")
+            saved = _state_dict_in(facts, tensors)
+            _put_schedules(optimizer, saved["param_groups"])
+            replacement = state_dicts.replacement_for(optimizer, saved, array_type=Tensor)
+            array_of = {tensor.name: array for array, tensor in replacement.copies}
+            for name in tensors:
+                tensor_file.read_into(file, array_of[name])
+        state_dicts.install(optimizer, replacement)
 
 
 def describe(path: str | os.PathLike[str], *, progress: Progress | None = None) -> Contents:

@@ -70,10 +70,11 @@ def load_state_dict(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None
     """Load what `state_dict` returned; see `Optimizer.load_state_dict`."""
     if is_from_torch(groups_and_state(state_dict)[0]):
         state_dict = from_torch(state_dict)
-    replacement = replacement_for(optimizer, state_dict)
-    for array, source in replacement.copies:
-        array[...] = source
-    install(optimizer, replacement)
+    with optimizer._stepper.hold("load_state_dict"):
+        replacement = replacement_for(optimizer, state_dict)
+        for array, source in replacement.copies:
+            array[...] = source
+        install(optimizer, replacement)
 
 
 def replacement_for(

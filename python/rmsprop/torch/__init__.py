@@ -84,7 +84,13 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
                 return loss
             if self.grad_scale is not None:
                 scale = 1.0 / float(self.grad_scale)
-        self._stepper.step_tensors(self.param_groups, self.state, scale, self._entries_with_missing_state, torch.autograd.graph.increment_version)
+        self._stepper.step_tensors(
+            self.param_groups,
+            self.state,
+            scale,
+            self._entries_with_missing_state,
+            torch.autograd.graph.increment_version,
+        )
         return loss
 
     # PyTorch's own: runs hooks and labels the step for the profiler.
