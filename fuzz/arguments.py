@@ -15,12 +15,13 @@ import numpy as np
 with atheris.instrument_imports(include=["rmsprop"]):
     import rmsprop
     from rmsprop import functional
-    from rmsprop._core import Naming, Stepper
+    from rmsprop._core import Naming, Stepper, rules
 from rmsprop import reference
 
 USUAL_DTYPES = ("f4", "f8", "c8", "c16")
 DTYPES = (*USUAL_DTYPES, ">f4", ">f8", "f2", "i4", "i8", "u1", "?", "g", "V8", "M8[s]", "f4,f4", "S4")
 NUMBERS = (0.1, 0.0, 1.0, 0.5, 0.9, 1e-8, -0.0, 2.0, 5e-324, 1e300, -1.0, math.nan, math.inf, -math.inf)
+NOT_OF_A_STEP = ("lr", "initial_accumulator_value")
 VALUES = (0.0, -0.0, 1.0, -1.0, 0.1, 3.0, 1e-20, 1e-39, 5e-324, 1e20, 1e38, 1e300, math.inf, -math.inf, math.nan)
 
 
@@ -33,6 +34,7 @@ class Raises:
     __index__ = __int__ = __float__
 
 
+KINDS = {"rmsprop": rmsprop.RMSprop, "adagrad": rmsprop.Adagrad}
 ODD_OBJECTS = (
     None,
     1.0,
@@ -174,16 +176,12 @@ def a_flag(data):
     return data.ConsumeBool()
 
 
-def hyperparameters(data, algorithm):
+def hyperparameters(data, rule):
     """Return the hyperparameters of a step, some of them left to their defaults."""
     chosen = {"lr": a_number(data)}
-    numbers = ["eps", "weight_decay", "clip_value", "clip_norm"]
-    flags = ["eps_in_sqrt", "decoupled_weight_decay", "maximize"]
-    if algorithm == "rmsprop":
-        numbers += ["alpha", "momentum"]
-        flags += ["centered", "nesterov", "lr_in_momentum", "bias_correction"]
-    else:
-        numbers += ["lr_decay"]
+    defaults = {name: value for name, value in rules[rule].defaults.items() if name not in NOT_OF_A_STEP}
+    numbers = [name for name, value in defaults.items() if not isinstance(value, bool)]
+    flags = [name for name, value in defaults.items() if isinstance(value, bool)]
     which = data.ConsumeIntInRange(0, (1 << (len(numbers) + len(flags))) - 1)
     for i, name in enumerate(numbers):
         if which >> i & 1:
@@ -197,25 +195,21 @@ def hyperparameters(data, algorithm):
 def test_one_input(raw):
     """Take one step, and check that all is as promised."""
     data = atheris.FuzzedDataProvider(raw)
-    algorithm = "rmsprop" if data.ConsumeBool() else "adagrad"
+    rule = ("adagrad", "rmsprop")[data.ConsumeBool()]
     way = (step_by_function, step_by_optimizer, step_by_stepper)[data.ConsumeIntInRange(0, 2)]
     memory = Memory(data)
     count = data.ConsumeIntInRange(1, 3)
     dtype = USUAL_DTYPES[data.ConsumeIntInRange(0, 3)]
     shapes = [a_shape(data) for _ in range(count)]
-    chosen = hyperparameters(data, algorithm)
-    roles = (
-        ("param", "grad", "square_avg", "grad_avg", "momentum_buffer")
-        if algorithm == "rmsprop"
-        else ("param", "grad", "sum")
-    )
+    chosen = hyperparameters(data, rule)
+    roles = ("param", "grad", *rules[rule].state)
     arrays = {role: [memory.array(dtype, shape) for shape in shapes] for role in roles}
-    way(data, memory, algorithm, chosen, arrays)
+    way(data, memory, rule, chosen, arrays)
 
 
-def step_by_function(data, memory, algorithm, chosen, arrays):
+def step_by_function(data, memory, rule, chosen, arrays):
     """Call `rmsprop_` or `adagrad_`, with lists or with one array each."""
-    function = functional.rmsprop_ if algorithm == "rmsprop" else functional.adagrad_
+    function = getattr(functional, f"{rule}_")
     if chosen.get("centered") is not True and "grad_avg" in arrays and data.ConsumeBool():
         arrays["grad_avg"] = None
     if not chosen.get("momentum") and "momentum_buffer" in arrays and data.ConsumeBool():
@@ -231,9 +225,9 @@ def step_by_function(data, memory, algorithm, chosen, arrays):
     check(memory, lambda: function(**given, **chosen), chosen, arrays, lambda: None)
 
 
-def step_by_optimizer(data, memory, algorithm, chosen, arrays):
+def step_by_optimizer(data, memory, rule, chosen, arrays):
     """Make an optimizer whose state is replaced by the arrays, and take a step."""
-    kind = rmsprop.RMSprop if algorithm == "rmsprop" else rmsprop.Adagrad
+    kind = KINDS[rule]
     before, _ = memory.twins()
     try:
         optimizer = kind(list(memory.given(arrays["param"])), **chosen)
@@ -259,9 +253,9 @@ def step_by_optimizer(data, memory, algorithm, chosen, arrays):
     check(memory, lambda: optimizer.step(memory.given(arrays["grad"]), grad_scale=scale), chosen, used, steps)
 
 
-def step_by_stepper(data, memory, algorithm, chosen, arrays):
+def step_by_stepper(data, memory, rule, chosen, arrays):
     """Call the binding itself with whatever comes, which Python's own checks would have stopped."""
-    stepper = Stepper(algorithm, Naming.optimizer if data.ConsumeBool() else Naming.function)
+    stepper = Stepper(rule, Naming.optimizer if data.ConsumeBool() else Naming.function)
     given = {role: memory.given(column) for role, column in arrays.items()}
     columns = tuple(column for role, column in given.items() if role not in ("param", "grad"))
     steps = memory.array("i8", (len(arrays["param"]),))
@@ -322,7 +316,8 @@ def step_by_reference(twins, chosen, arrays):
         squares = reference.sum_of_squares([grad for grad in grads if grad is not None], float(chosen["grad_scale"]))
         chosen["clip_scale"] = reference.clip_scale(squares, float(clip_norm))
     chosen = {name: plain(value) for name, value in chosen.items()}
-    function = reference.adagrad_ if "sum" in arrays else reference.rmsprop_
+    (rule,) = (name for name, rule in rules.items() if rule.state == tuple(arrays)[2:])
+    function = getattr(reference, f"{rule}_")
     for index, grad in enumerate(grads):
         if grad is not None:
             own = {role: column and twins.get(id(column[index])) for role, column in arrays.items() if role != "grad"}
