@@ -10,12 +10,13 @@ from rmsprop.optimizers import Adagrad, RMSprop
 from rmsprop.runtime import get_num_threads, instruction_sets, set_num_threads, show_config
 
 if TYPE_CHECKING:
-    from rmsprop import presets, schedules
+    from rmsprop import convert, presets, schedules
 
 __all__ = [
     "Adagrad",
     "RMSprop",
     "__version__",
+    "convert",
     "functional",
     "get_num_threads",
     "instruction_sets",
@@ -28,7 +29,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> ModuleType:
-    """Import what few programs need only when it is asked for, so that the rest starts sooner."""
-    if name in ("presets", "schedules"):
+    """Import what few programs need at its first use, so that the rest starts sooner."""
+    if name in ("convert", "presets", "schedules"):
         return import_module(f"rmsprop.{name}")
     raise AttributeError(f"module 'rmsprop' has no attribute {name!r}")

@@ -1,9 +1,8 @@
 """The compiled engine. Private: use the functions and classes of `rmsprop` instead."""
 
 import enum
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,10 +28,14 @@ class Rule:
 
 rules: dict[str, Rule]
 
-Columns = tuple[list[Any] | None, tuple[list[Any], ...], NDArray[np.int64]]
+_Columns = tuple[list[Any] | None, tuple[list[Any], ...], NDArray[np.int64]]
+
+class Hold:
+    def __enter__(self) -> None: ...
+    def __exit__(self, *error: object) -> None: ...
 
 class Stepper:
-    nonfinite: str
+    nonfinite: Literal["propagate", "skip", "raise"]
     num_threads: int | None
     skipped_steps: int
     def __init__(self, rule: str, naming: Naming) -> None: ...
@@ -41,10 +44,10 @@ class Stepper:
     def step(
         self,
         groups: list[dict[str, Any]],
-        grads: NDArray[Any] | Sequence[NDArray[Any] | None] | Mapping[str, NDArray[Any] | None],
-        columns: Columns,
+        grads: Any,
+        columns: _Columns,
         grad_scale: float,
-        allocate: Callable[[], Columns] | None,
+        allocate: Callable[[], _Columns] | None,
     ) -> None: ...
     def step_tensors(
         self,
@@ -54,10 +57,10 @@ class Stepper:
         allocate: Callable[[], dict[Any, dict[str, Any]]] | None,
         on_written: Callable[[list[Any]], object] | None,
     ) -> None: ...
-    def check(self, groups: list[dict[str, Any]], columns: Columns) -> None: ...
+    def check(self, groups: list[dict[str, Any]], columns: _Columns) -> None: ...
     def check_tensors(self, groups: list[dict[str, Any]], state: dict[Any, dict[str, Any]]) -> None: ...
     def state_names(self, group: dict[str, Any]) -> tuple[str, ...]: ...
-    def hold(self, what: str) -> AbstractContextManager[None]: ...
+    def hold(self, what: str) -> Hold: ...
     def twin(self) -> Stepper: ...
 
 def get_num_threads() -> int: ...

@@ -1,28 +1,32 @@
 """One step on arrays that you keep yourself: for people with their own training loop.
 
-These functions are what the optimizers do without their memory of state and step counts. They check everything they are
-given before they write, and they change only the parameters and the state, in place.
+These functions are the step of the optimizers without their state and step counts. They check all arguments before they
+write, and they change only the parameters and the state, in place.
 
 Arrays are those of NumPy, or tensors of PyTorch (2.10 and later) in the memory of the CPU, which are used where they
 lie. Autograd does not notice that a tensor was written. Gradients may also be those of other libraries that share
 memory through DLPack, such as JAX.
 """
 
-from collections.abc import Sequence
+from __future__ import annotations
+
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from rmsprop._core import Naming, Stepper
+from rmsprop._core import Naming, Stepper, rules
+from rmsprop._optimizer.types import Items, SharesMemory
 
-Array = NDArray[Any]
-Arrays = Array | Sequence[Array]
+Array = SharesMemory
+Arrays = Array | Items[Array]
+Grads = Array | Items[Array | None] | None
+
+_STATE = {name: rule.state for name, rule in rules.items()}
 
 
 def rmsprop_(
     param: Arrays,
-    grad: Arrays | Sequence[Array | None],
+    grad: Grads,
     square_avg: Arrays,
     *,
     lr: float,
@@ -78,7 +82,7 @@ def rmsprop_(
         momentum_buffer: like `param`; updated in place.
         step: which step this is, counted from 1; it matters for `bias_correction` alone.
         grad_scale: number that every gradient is multiplied with first.
-        num_threads: at most so many threads; None for `rmsprop.get_num_threads()`.
+        num_threads: maximum number of threads; None for `rmsprop.get_num_threads()`.
 
     Raises:
         TypeError: an array is not one that can be used without a copy, or of another dtype; a hyperparameter is not a
@@ -86,7 +90,7 @@ def rmsprop_(
         ValueError: shapes differ, an array that is written is read-only or shares memory with another, or a
             hyperparameter is out of range. Nothing has been written then.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from rmsprop.functional import rmsprop_
         >>> param, grad, square_avg = np.ones(3), np.array([1.0, -2.0, 0.5]), np.zeros(3)
@@ -96,29 +100,12 @@ def rmsprop_(
 
     Source: T. Tieleman and G. Hinton, lecture 6e of Neural Networks for Machine Learning, Coursera, 2012.
     """
-    group = {
-        "lr": lr,
-        "alpha": alpha,
-        "eps": eps,
-        "momentum": momentum,
-        "nesterov": nesterov,
-        "centered": centered,
-        "weight_decay": weight_decay,
-        "decoupled_weight_decay": decoupled_weight_decay,
-        "maximize": maximize,
-        "eps_in_sqrt": eps_in_sqrt,
-        "lr_in_momentum": lr_in_momentum,
-        "bias_correction": bias_correction,
-        "clip_value": clip_value,
-        "clip_norm": clip_norm,
-    }
-    state = {"square_avg": square_avg, "grad_avg": grad_avg, "momentum_buffer": momentum_buffer}
-    _step("rmsprop", group, param, grad, state, step, grad_scale, num_threads)
+    _step("rmsprop", locals())
 
 
 def adagrad_(
     param: Arrays,
-    grad: Arrays | Sequence[Array | None],
+    grad: Grads,
     sum: Arrays,
     *,
     lr: float,
@@ -158,7 +145,7 @@ def adagrad_(
             does not.
         step: which step this is, counted from 1; it matters for `lr_decay` alone.
         grad_scale: number that every gradient is multiplied with first.
-        num_threads: at most so many threads; None for `rmsprop.get_num_threads()`.
+        num_threads: maximum number of threads; None for `rmsprop.get_num_threads()`.
 
     Raises:
         TypeError: an array is not one that can be used without a copy, or of another dtype; a hyperparameter is not a
@@ -166,7 +153,7 @@ def adagrad_(
         ValueError: shapes differ, an array that is written is read-only or shares memory with another, or a
             hyperparameter is out of range. Nothing has been written then.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from rmsprop.functional import adagrad_
         >>> param, grad, sum = np.ones(3), np.array([1.0, -2.0, 0.5]), np.zeros(3)
@@ -176,31 +163,14 @@ def adagrad_(
 
     Source: J. Duchi, E. Hazan and Y. Singer, Journal of Machine Learning Research 12, 2011.
     """
-    group = {
-        "lr": lr,
-        "lr_decay": lr_decay,
-        "eps": eps,
-        "eps_in_sqrt": eps_in_sqrt,
-        "weight_decay": weight_decay,
-        "decoupled_weight_decay": decoupled_weight_decay,
-        "maximize": maximize,
-        "clip_value": clip_value,
-        "clip_norm": clip_norm,
-    }
-    _step("adagrad", group, param, grad, {"sum": sum}, step, grad_scale, num_threads)
+    _step("adagrad", locals())
 
 
-def _step(
-    rule: str,
-    group: dict[str, Any],
-    param: Arrays,
-    grad: Arrays | Sequence[Array | None],
-    state: dict[str, Arrays | None],
-    step: int,
-    grad_scale: float,
-    num_threads: int | None,
-) -> None:
-    """Hand one group of hyperparameters to the engine, with each array or list of arrays as a column."""
+def _step(rule: str, arguments: dict[str, Any]) -> None:
+    """Take a step with the arguments of a function: arrays or lists of them, options, and hyperparameters."""
+    param, grad, step = arguments.pop("param"), arguments.pop("grad"), arguments.pop("step")
+    grad_scale, num_threads = arguments.pop("grad_scale"), arguments.pop("num_threads")
+    state = {name: arguments.pop(name) for name in _STATE[rule]}
     if isinstance(step, bool) or not isinstance(step, (int, np.integer)):
         raise TypeError(f"step: got {type(step).__name__}, wanted an int")
     if not 1 <= step < 2**63:
@@ -215,7 +185,7 @@ def _step(
     steps = np.full(len(params), step - 1, np.int64)
     stepper = Stepper(rule, Naming.function)
     stepper.num_threads = num_threads
-    stepper.step([{**group, "params": params}], grad, (keys, columns, steps), grad_scale, None)
+    stepper.step([{**arguments, "params": params}], grad, (keys, columns, steps), grad_scale, None)
 
 
 def _is_array(value: Any) -> bool:

@@ -51,14 +51,29 @@ in other places. The page "Which RMSprop is this?" (docs/which-rmsprop.md) expla
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-Preset = MappingProxyType[str, Any]
+if TYPE_CHECKING:
+
+    class Preset(Mapping[str, Any]):
+        """A `MappingProxyType`, whose own types would make all of `preset | {"lr": 3e-4}` numbers."""
+
+        def __init__(self, values: Mapping[str, Any]) -> None: ...
+        def __getitem__(self, name: str) -> Any: ...
+        def __iter__(self) -> Iterator[str]: ...
+        def __len__(self) -> int: ...
+        def __or__(self, other: Mapping[str, Any]) -> dict[str, Any]: ...
+        def __ror__(self, other: Mapping[str, Any]) -> dict[str, Any]: ...
+        def copy(self) -> dict[str, Any]: ...
+
+else:
+    Preset = MappingProxyType
 
 __all__ = ["adagrad", "keras", "optax", "paddle", "textbook", "tf1", "timm", "torch"]
 
-textbook: Preset = MappingProxyType(
+textbook = Preset(
     {
         "lr": 1e-3,
         "alpha": 0.9,
@@ -71,7 +86,7 @@ textbook: Preset = MappingProxyType(
 )
 """The textbook form (Tieleman and Hinton, 2012), and the defaults of `rmsprop.RMSprop`."""
 
-torch: Preset = MappingProxyType(
+torch = Preset(
     {
         "lr": 1e-2,
         "alpha": 0.99,
@@ -84,7 +99,7 @@ torch: Preset = MappingProxyType(
 )
 """`torch.optim.RMSprop`. Its arguments have the same names here."""
 
-keras: Preset = MappingProxyType(
+keras = Preset(
     {
         "lr": 1e-3,
         "alpha": 0.9,
@@ -101,7 +116,7 @@ Keras rounds the learning rate to 32 bits. `tf.keras.optimizers.legacy.RMSprop` 
 `eps_in_sqrt=False` without.
 """
 
-optax: Preset = MappingProxyType(
+optax = Preset(
     {
         "alpha": 0.9,
         "eps": 1e-8,
@@ -116,7 +131,7 @@ optax: Preset = MappingProxyType(
 `initial_scale` there is `initial_accumulator_value` here; `nesterov` and `bias_correction` mean the same in both.
 """
 
-tf1: Preset = MappingProxyType(
+tf1 = Preset(
     {
         "alpha": 0.9,
         "eps": 1e-10,
@@ -128,7 +143,7 @@ tf1: Preset = MappingProxyType(
 )
 """`tf.compat.v1.train.RMSPropOptimizer`, which has no default learning rate. `decay` there is `alpha` here."""
 
-timm: Preset = MappingProxyType(
+timm = Preset(
     {
         "lr": 1e-2,
         "alpha": 0.9,
@@ -144,7 +159,7 @@ timm: Preset = MappingProxyType(
 Its `caution` and `corrected_weight_decay`, both off unless asked for, have no counterpart here.
 """
 
-paddle: Preset = MappingProxyType(
+paddle = Preset(
     {
         "alpha": 0.95,
         "eps": 1e-6,
@@ -166,7 +181,7 @@ class adagrad:
     Each has `lr_decay`, which RMSprop does not know, so that a preset of one optimizer is an error in the other.
     """
 
-    textbook: Preset = MappingProxyType(
+    textbook = Preset(
         {
             "lr": 1e-2,
             "lr_decay": 0.0,
@@ -178,7 +193,7 @@ class adagrad:
     )
     """The textbook form (Duchi, Hazan and Singer, 2011), and the defaults of `rmsprop.Adagrad`."""
 
-    torch: Preset = MappingProxyType(
+    torch = Preset(
         {
             "lr": 1e-2,
             "lr_decay": 0.0,
@@ -190,7 +205,7 @@ class adagrad:
     )
     """`torch.optim.Adagrad`. Its arguments have the same names here."""
 
-    keras: Preset = MappingProxyType(
+    keras = Preset(
         {
             "lr": 1e-3,
             "lr_decay": 0.0,
@@ -202,7 +217,7 @@ class adagrad:
     )
     """`keras.optimizers.Adagrad`. It rounds the learning rate to 32 bits."""
 
-    optax: Preset = MappingProxyType(
+    optax = Preset(
         {
             "lr_decay": 0.0,
             "eps": 1e-7,
@@ -217,7 +232,7 @@ class adagrad:
     preset; with `initial_accumulator_value=0` and `eps=0` a gradient of 0 gives NaN here.
     """
 
-    tf1: Preset = MappingProxyType(
+    tf1 = Preset(
         {
             "lr_decay": 0.0,
             "eps": 0.0,
@@ -228,7 +243,7 @@ class adagrad:
     )
     """`tf.compat.v1.train.AdagradOptimizer`, which has no default learning rate, and no eps at all."""
 
-    paddle: Preset = MappingProxyType(
+    paddle = Preset(
         {
             "lr_decay": 0.0,
             "eps": 1e-6,

@@ -20,7 +20,7 @@ class InstructionSets(NamedTuple):
 
 
 def set_num_threads(num_threads: int) -> None:
-    """Set how many threads a step uses at most, in this process.
+    """Set the maximum number of threads of a step, in this process.
 
     An optimizer that was made with `num_threads` uses that number instead. The result of a step does not depend on it.
 
@@ -31,7 +31,7 @@ def set_num_threads(num_threads: int) -> None:
         TypeError: if `num_threads` is not an int.
         ValueError: if it is out of range.
 
-    Example:
+    Examples:
         >>> import rmsprop
         >>> rmsprop.set_num_threads(1)
         >>> rmsprop.get_num_threads()
@@ -41,7 +41,7 @@ def set_num_threads(num_threads: int) -> None:
 
 
 def get_num_threads() -> int:
-    """Return how many threads a step uses at most.
+    """Return the maximum number of threads of a step.
 
     This is what `set_num_threads` was given. Until then it is what OpenMP would use in the calling thread (a thread for
     each CPU, `OMP_NUM_THREADS`, or what `threadpoolctl` or `torch.set_num_threads` said since), but never more than the
@@ -58,7 +58,7 @@ def instruction_sets() -> InstructionSets:
     unknown or unsupported name makes the import fail. Every set gives the same bits, so this is a choice of speed
     alone.
 
-    Example:
+    Examples:
         >>> import rmsprop
         >>> "baseline" in rmsprop.instruction_sets().available
         True

@@ -183,7 +183,7 @@ class constant(Schedule):
         TypeError: an argument is not a number.
         ValueError: an argument is NaN, infinite or out of range.
 
-    Example:
+    Examples:
         >>> schedule = constant(0.01)
         >>> schedule(0), schedule(1000)
         (0.01, 0.01)
@@ -212,7 +212,7 @@ class step_decay(Schedule):
         TypeError: an argument is not a number, or `step_size` is not an int.
         ValueError: an argument is NaN, infinite or out of range.
 
-    Example:
+    Examples:
         >>> schedule = step_decay(1.0, step_size=30, gamma=0.5)
         >>> [schedule(step) for step in (0, 29, 30, 60)]
         [1.0, 1.0, 0.5, 0.25]
@@ -246,7 +246,7 @@ class exponential(Schedule):
         TypeError: an argument is not a number.
         ValueError: an argument is NaN, infinite or out of range.
 
-    Example:
+    Examples:
         >>> schedule = exponential(1.0, gamma=0.5)
         >>> [schedule(step) for step in range(4)]
         [1.0, 0.5, 0.25, 0.125]
@@ -281,7 +281,7 @@ class cosine(Schedule):
         TypeError: an argument is not a number, or `T_max` is not an int.
         ValueError: an argument is NaN, infinite or out of range.
 
-    Example:
+    Examples:
         >>> schedule = cosine(1.0, T_max=100)
         >>> [round(schedule(step), 4) for step in (0, 25, 50, 75, 100, 101)]
         [1.0, 0.8536, 0.5, 0.1464, 0.0, 0.0]
@@ -319,7 +319,7 @@ class linear_warmup(Schedule):
         TypeError: an argument is not a number, or `total_iters` is not an int.
         ValueError: an argument is NaN, infinite or out of range.
 
-    Example:
+    Examples:
         >>> schedule = linear_warmup(1.0, total_iters=4, start_factor=0.5)
         >>> [schedule(step) for step in range(6)]
         [0.5, 0.625, 0.75, 0.875, 1.0, 1.0]
@@ -348,7 +348,7 @@ class one_cycle(Schedule):
         from first to max_lr in steps 0 to peak, from max_lr to last in steps peak to total_steps - 1,
         each along start + (end - start) * (1 - cos(pi * share)) / 2; then last
 
-    Warning: PyTorch's `OneCycleLR` also moves the momentum between 0.85 and 0.95 unless it is told
+    Warning: PyTorch's `OneCycleLR` also moves the momentum between 0.85 and 0.95 unless it gets
     `cycle_momentum=False`, and so switches momentum on in an RMSprop that was made without any. This schedule leaves
     momentum alone. After `total_steps` the learning rate stays at its last value; PyTorch raises an error.
 
@@ -363,7 +363,7 @@ class one_cycle(Schedule):
         TypeError: an argument is not a number, or `total_steps` is not an int.
         ValueError: an argument is NaN, infinite or out of range.
 
-    Example:
+    Examples:
         >>> schedule = one_cycle(1.0, total_steps=100)
         >>> [round(schedule(step), 6) for step in (0, 29, 64, 99)]
         [0.04, 1.0, 0.500002, 4e-06]
@@ -410,7 +410,7 @@ class sequential(Schedule):
         TypeError: a schedule is not callable, or a milestone is not an int.
         ValueError: the milestones do not increase, or there is not exactly one fewer of them than of the schedules.
 
-    Example:
+    Examples:
         Five steps of warm-up, then a cosine to the end of a run of 100:
 
         >>> schedule = sequential([linear_warmup(1.0, 5, start_factor=0.0), cosine(1.0, 95)], milestones=[5])

@@ -67,7 +67,9 @@ class Problem:
 
     def assert_same_bits(self, optimizer):
         assert_same_bits(self.param, self.expected["param"])
-        for name, array in self.state(optimizer).items():
+        state = self.state(optimizer)
+        assert {"param", *state} == self.expected.keys()
+        for name, array in state.items():
             assert_same_bits(array, self.expected[name])
 
 
@@ -238,5 +240,6 @@ def test_another_number_of_threads_at_each_step_changes_no_bit(api, rule):
     finally:
         rmsprop.set_num_threads(before)
     assert_same_bits(problems[0].param, problems[1].param)
+    assert problems[0].state(one)
     for name, array in problems[0].state(one).items():
         assert_same_bits(array, problems[1].state(other)[name])

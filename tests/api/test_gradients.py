@@ -138,7 +138,7 @@ def test_a_skipped_step_leaves_no_state_that_it_would_have_been_the_first_to_nee
         with Unchanged(optimizer):
             optimizer.step(grads)
         assert optimizer.skipped_steps == count
-        assert all(entry.keys() == {"step", "square_avg"} for entry in optimizer.state.values())
+        assert [set(entry) for entry in optimizer.state.values()] == [{"step", "square_avg"}] * 2
     optimizer.step([np.ones(3), np.ones(4)])
     assert optimizer.state[1].keys() == {"step", "square_avg", "grad_avg", "momentum_buffer"}
 

@@ -57,7 +57,8 @@ class Expected:
         self.rule = {rmsprop.RMSprop: reference.rmsprop_, rmsprop.Adagrad: reference.adagrad_}[optimizer_class]
         self.param = param.copy()
         self.state = {name: np.zeros_like(param) for name in optimizer_class.state_names}
-        self.state[optimizer_class.state_names[0]].view(param.real.dtype)[...] = accumulator
+        filled = complex(accumulator, accumulator) if np.iscomplexobj(param) else accumulator
+        self.state[optimizer_class.state_names[0]][...] = filled
         self.step_count = 0
 
     def step(self, grad, **hyperparameters):
@@ -67,6 +68,7 @@ class Expected:
     def assert_same_bits_as(self, param, state):
         assert_same_bits(param, self.param)
         assert state["step"] == self.step_count
+        assert state.keys() > {"step"}
         for name in state.keys() - {"step"}:
             assert_same_bits(state[name], self.state[name])
 
@@ -225,8 +227,8 @@ def test_none_skips_a_parameter_with_its_state_and_its_step_count(optimizer_clas
             if index not in skipped:
                 each.step(grads[index], lr=0.1, **changes)
     assert [each.step_count for each in expected] == [2, 3, 3]
-    for index, state in enumerate(optimizer.state.values()):
-        expected[index].assert_same_bits_as(params[index], state)
+    for each, param, state in zip(expected, params, optimizer.state.values(), strict=True):
+        each.assert_same_bits_as(param, state)
 
 
 @pytest.mark.parametrize("optimizer_class", OPTIMIZERS)
@@ -236,6 +238,22 @@ def test_none_for_the_only_gradient_skips_it(optimizer_class):
     optimizer.step(None)
     assert (param == 1).all()
     assert optimizer.state[0]["step"] == 0
+
+
+@pytest.mark.parametrize("form", [lambda it: it, lambda it: [it], lambda it: {"w": it}, lambda it: {"w": [it]}])
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("optimizer_class", OPTIMIZERS)
+def test_a_parameter_without_dimensions_takes_the_scalar_that_numpy_makes_of_its_gradient(optimizer_class, dtype, form):
+    param = np.array(1.5, dtype)
+    expected = Expected(optimizer_class, param)
+    optimizer = optimizer_class(form(param), lr=0.1)
+    for _ in range(3):
+        grad = 2 * param
+        assert not isinstance(grad, np.ndarray)
+        optimizer.step(form(grad))
+        expected.step(np.array(grad), lr=0.1)
+    (state,) = optimizer.state.values()
+    expected.assert_same_bits_as(param, state)
 
 
 # ---- Groups that come later ------------------------------------------------------------------------------------------
@@ -618,6 +636,10 @@ def test_state_is_a_mapping_from_parameters_to_their_arrays():
     for key in (2, -1, "weight", None):
         with pytest.raises(KeyError):
             optimizer.state[key]
+    with pytest.raises(KeyError, match="2: the parameters are 0, 1"):
+        optimizer.state[2]
+    with pytest.raises(KeyError, match=r"'b': the parameters are 'w0', 'w1', .*, 'w9', \.\.\., 'w29'"):
+        rmsprop.RMSprop({f"w{i}": np.ones(3) for i in range(30)}).state["b"]
     assert list(rmsprop.RMSprop({"w": np.ones(3)}).state) == ["w"]
     assert list(rmsprop.RMSprop(np.ones(3)).state) == [0]
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import rmsprop
+from rmsprop._optimizer.allocation import DISTANCES, empty_state
 
 PAGE, CACHE_LINE = 4096, 64
 
@@ -39,6 +40,17 @@ def test_the_state_of_large_parameters_lies_apart_from_them_in_a_page(reloaded):
         assert len(state) == 3
         assert all(array.ctypes.data % CACHE_LINE == 0 for array in state)
         assert all(distance_in_a_page(one, other) > PAGE // 8 for one, other in combinations([param, *state], 2))
+
+
+def test_every_kind_of_state_lies_apart_however_many_there_are():
+    distances = list(DISTANCES[:7])
+    assert distances[:3] == [PAGE // 2, PAGE // 4, 3 * PAGE // 4]
+    assert all(distance % CACHE_LINE == 0 for distance in distances)
+    apart = [abs(one - other) for one, other in combinations([0, *distances, PAGE], 2)]
+    assert min(apart) == PAGE // 8
+    param = np.zeros(100_000)
+    for place in range(63):
+        assert empty_state(param, place).shape == param.shape
 
 
 def test_state_is_dense_and_in_the_order_of_its_parameter():

@@ -562,7 +562,7 @@ def test_a_preset_goes_into_a_group_and_own_values_after_it_win(name):
     preset = preset_named(name)
     opt = BY_NAME[name].optimizer([{"params": np.ones(2), **preset}, {"params": np.ones(2)}], **preset | {"eps": 0.25})
     assert [group["eps"] for group in opt.param_groups] == [preset["eps"], 0.25]
-    assert all(group["eps_in_sqrt"] is preset["eps_in_sqrt"] for group in opt.param_groups)
+    assert [group["eps_in_sqrt"] for group in opt.param_groups] == [preset["eps_in_sqrt"]] * 2
 
 
 @every_preset
@@ -602,6 +602,7 @@ def test_the_tables_say_what_the_presets_are(place):
     assert rows.keys() == BY_NAME.keys()
     for name, row in rows.items():
         preset = preset_named(name)
+        assert row.keys() >= {"eps", "eps_in_sqrt", "initial_accumulator_value"}
         for argument in row.keys() & {"alpha", "eps", "initial_accumulator_value"}:
             assert float(row[argument]) == preset[argument], (name, argument)
         for argument in row.keys() & {"eps_in_sqrt", "lr_in_momentum"}:

@@ -26,8 +26,28 @@ from runs import Unchanged, without_params
 OPTIMIZERS = {"rmsprop": rmsprop.RMSprop, "adagrad": rmsprop.Adagrad}
 DTYPES = ("float32", "float64", "complex64", "complex128")
 SHAPES = ((), (0,), (1,), (3, 0, 2), (7,), (67,), (4, 5), (2, 3, 4), (150, 300))  # the last one is shared by threads
-FORMS = ("one array", "list", "dict", "groups", "named groups")
+FORMS = ("one array", "list", "dict", "groups", "named groups", "nested groups")
 NAMES = tuple("abcdefghijklmnopqrstuvwxyz")
+PATHS = tuple(f"net.{name}" if index % 2 else f"net.{name}.deep" for index, name in enumerate(NAMES))
+
+
+def names_for(form):
+    """Return what the parameters of an optimizer are called, or None if by their indices."""
+    return PATHS if form == "nested groups" else NAMES if form in ("dict", "named groups") else None
+
+
+def in_containers(form, by_name):
+    """Return a dict by name in containers within containers, if this form has them."""
+    if form != "nested groups":
+        return dict(by_name)
+    root = {}
+    for path, value in by_name.items():
+        *outer, name = path.split(".")
+        container = root
+        for each in outer:
+            container = container.setdefault(each, {})
+        container[name] = value
+    return root
 
 
 def one_by_step(step):
@@ -176,13 +196,13 @@ class Pair:
 
     @property
     def has_names(self):
-        return self.form in ("dict", "named groups")
+        return names_for(self.form) is not None
 
     def in_form(self, grads):
         """Return gradients by key as `step` takes them."""
         if self.form == "one array":
             return grads[0]
-        return dict(reversed(grads.items())) if self.has_names else list(grads.values())
+        return in_containers(self.form, dict(reversed(grads.items()))) if self.has_names else list(grads.values())
 
     def step(self, grads, grad_scale):
         """Step both, and check that they agree, also on whether the step is refused."""
@@ -223,7 +243,7 @@ def construct(algorithm, form, groups, options):
     """Make an optimizer of groups, each a dict of parameters by key and a dict of hyperparameters."""
     if "groups" in form:
         params = [
-            {"params": dict(params) if "named" in form else list(params.values()), **hyperparameters}
+            {"params": in_containers(form, params) if names_for(form) else list(params.values()), **hyperparameters}
             for params, hyperparameters in groups
         ]
         return OPTIMIZERS[algorithm](params, **options)
@@ -384,9 +404,9 @@ class OptimizerMachine(AnyOptimizerMachine):
     @staticmethod
     def new_params(data, form, random, first_index):
         shapes = data.draw(st.lists(st.sampled_from(SHAPES), min_size=1, max_size=1 if form == "one array" else 3))
-        names = NAMES[first_index:] if form in ("dict", "named groups") else range(first_index, first_index + 9)
+        names = names_for(form) or range(first_index + 9)
         params = {}
-        for name, shape in zip(names, shapes, strict=False):
+        for name, shape in zip(names[first_index:], shapes, strict=False):
             dtype = data.draw(st.sampled_from(DTYPES))
             params[name] = Placed(numbers(random, shape, dtype), random)
         return params
@@ -394,11 +414,11 @@ class OptimizerMachine(AnyOptimizerMachine):
     @rule(pair=pairs, data=st.data(), seed=seeds)
     def add_param_group(self, pair, data, seed):
         assume(pair.form != "one array" and len(pair.params) < 10)
-        form = "dict" if pair.form in ("dict", "named groups") else "list"
         own = self.together(data.draw(hyperparameters(pair.model.algorithm)), pair.optimizer.defaults)
-        placed = self.new_params(data, form, np.random.default_rng(seed), len(pair.params))
+        placed = self.new_params(data, pair.form, np.random.default_rng(seed), len(pair.params))
         params = {key: each.array for key, each in placed.items()}
-        pair.optimizer.add_param_group({"params": params if form == "dict" else list(params.values()), **own})
+        in_form = in_containers(pair.form, params) if pair.has_names else list(params.values())
+        pair.optimizer.add_param_group({"params": in_form, **own})
         pair.placed += placed.values()
         pair.model.add_group(params, {**pair.optimizer.defaults, **own})
         pair.model.complete_state(pair.model.params)

@@ -1,22 +1,26 @@
-"""Where new state lies in memory.
+"""New state, and where it lies in memory.
 
 At first a processor compares the address of a load with those of the stores before it by their last 12 bits alone.
 Arrays that lie at nearly the same place of a page make it see stores that are not there, and wait: in the caches that
-costs a step 6 % of its speed, and 17 % with all three kinds of state (bench/placement.py). Memory from malloc lies
-like that as a rule.
+costs a step 6 % of its speed, and 17 % with all three kinds of state (bench/placement.py). Memory from malloc mostly
+lies like that.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rmsprop._optimizer.state import StateColumns
+
 PAGE = 4096
 CACHE_LINE = 64
 LEAST_BYTES = 16 * PAGE  # below, the memory left free would be more than a few percent
 
-# From the parameter, by the place of the state among its names. Gradients lie where users have them, often near 0.
-DISTANCES = (PAGE // 2, PAGE // 4, 3 * PAGE // 4)
+# From the parameter, by the place of the state among its names: the binary digits of 1, 2, 3, ... mirrored, so 1/2,
+# 1/4, 3/4, 1/8, 5/8, ... of a page, so that however many kinds there are lie apart. Gradients often lie near 0.
+DISTANCES = tuple(int(f"{n:06b}"[::-1], 2) * CACHE_LINE for n in range(1, PAGE // CACHE_LINE))
 
 
 def empty_state(param: NDArray[Any], place: int) -> NDArray[Any]:
@@ -30,6 +34,35 @@ def empty_state(param: NDArray[Any], place: int) -> NDArray[Any]:
     if array.nbytes < LEAST_BYTES:
         return array
     memory = np.empty(array.nbytes + PAGE, np.uint8)
-    wanted = (param.ctypes.data + DISTANCES[place]) // CACHE_LINE * CACHE_LINE
-    offset = (wanted - memory.ctypes.data) % PAGE
+    start = (param.ctypes.data + DISTANCES[place]) // CACHE_LINE * CACHE_LINE
+    offset = (start - memory.ctypes.data) % PAGE
     return np.ndarray(array.shape, array.dtype, memory, offset, array.strides)
+
+
+def allocate_missing_state(
+    groups: list[dict[str, Any]],
+    columns: StateColumns,
+    accumulator: str,
+    state_names: Callable[[dict[str, Any]], tuple[str, ...]],
+) -> None:
+    """Allocate the state that groups need and do not have, laid out in memory like their parameters.
+
+    Args:
+        groups: with the parameters and their hyperparameters.
+        columns: of these groups; what is missing is put into them.
+        accumulator: the name of the state that starts from `initial_accumulator_value`; other state starts from 0.
+        state_names: returns the names of the state that a group needs.
+    """
+    first = 0
+    for group in groups:
+        needed = state_names(group)
+        for index, param in enumerate(group["params"], first):
+            for place, (name, column) in enumerate(zip(columns.names, columns.arrays, strict=True)):
+                if name in needed and column[index] is None:
+                    value = group["initial_accumulator_value"] if name == accumulator else 0
+                    if np.iscomplexobj(param):  # real and imaginary parts are separate elements
+                        value = complex(value, value)
+                    array = empty_state(param, place)
+                    array.fill(value)
+                    column[index] = array
+        first += len(group["params"])

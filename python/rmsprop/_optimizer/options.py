@@ -1,6 +1,7 @@
-"""What an optimizer is told about how to take a step, whatever its parameters are."""
+"""How an optimizer takes its steps, whatever its parameters are."""
 
 from rmsprop._core import Stepper
+from rmsprop._optimizer.types import Nonfinite
 
 
 class StepOptions:
@@ -9,12 +10,12 @@ class StepOptions:
     _stepper: Stepper
 
     @property
-    def nonfinite(self) -> str:
+    def nonfinite(self) -> Nonfinite:
         """What becomes of a step whose gradients are not all finite: "propagate", "skip" or "raise"."""
         return self._stepper.nonfinite
 
     @nonfinite.setter
-    def nonfinite(self, value: str) -> None:
+    def nonfinite(self, value: Nonfinite) -> None:
         self._stepper.nonfinite = value
 
     @property
@@ -28,7 +29,7 @@ class StepOptions:
 
     @property
     def num_threads(self) -> int | None:
-        """At most so many threads for a step; None for `rmsprop.get_num_threads()`."""
+        """Maximum number of threads for a step; None for `rmsprop.get_num_threads()`."""
         return self._stepper.num_threads
 
     @num_threads.setter

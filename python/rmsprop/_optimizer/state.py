@@ -6,12 +6,17 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from rmsprop._optimizer.names import Names
+
+Columns = tuple[list[Any] | None, tuple[list[Any], ...], NDArray[np.int64]]
+"""What all parameters are called, if there is a collection of them, a list for each kind of state, and step counts."""
+
 
 class StateColumns:
     """The state of all parameters, one list for each kind, in the order of the parameters.
 
-    This is the form in which a step wants it: a column is handed to the engine as it is, and 1,000 parameters cost no
-    look-up each. `State` is the same arrays, seen parameter by parameter.
+    A column goes to the engine as it is, so that 1,000 parameters cost no look-up each. `State` is the same arrays,
+    parameter by parameter.
     """
 
     def __init__(
@@ -25,7 +30,7 @@ class StateColumns:
         self.keys = keys  # None if there is one array and no collection of them
         self.arrays = arrays
         self.steps = steps
-        self.for_engine = (keys, arrays, steps)
+        self.for_engine: Columns = (keys, arrays, steps)
 
     @classmethod
     def empty(cls, names: tuple[str, ...]) -> "StateColumns":
@@ -52,10 +57,10 @@ def step_count(value: Any) -> int:
 
 
 class HasState(Protocol):
-    """An optimizer. Views hold on to it, not to its columns, since it replaces them when a group is added."""
+    """An optimizer. Views refer to it, not to its columns, since it replaces them when a group is added."""
 
     _columns: StateColumns
-    _keys: list[Any]
+    _names: Names
 
 
 class ParameterState(MutableMapping[str, Any]):
@@ -114,21 +119,28 @@ class ParameterState(MutableMapping[str, Any]):
 
 
 class State(Mapping[Any, ParameterState]):
-    """The state of every parameter, by the parameter's index, or by its name if the parameters came in a dict."""
+    """The state of every parameter, by its index, or by its name or path if the parameters came in a dict."""
 
     def __init__(self, owner: HasState) -> None:
         self._owner = owner
 
     def __getitem__(self, key: Any) -> ParameterState:
-        if key not in self._owner._keys:
-            raise KeyError(key)
-        return ParameterState(self._owner, self._owner._keys.index(key))
+        index = self._owner._names.index_of.get(key)
+        if index is None:
+            raise KeyError(f"{key!r}: the parameters are {_list_of(self._owner._names.keys)}")
+        return ParameterState(self._owner, index)
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self._owner._keys)
+        return iter(self._owner._names.keys)
 
     def __len__(self) -> int:
-        return len(self._owner._keys)
+        return len(self._owner._names.keys)
 
     def __repr__(self) -> str:
         return repr(dict(self))
+
+
+def _list_of(keys: list[Any]) -> str:
+    """Return what is called what, the first and the last if that is much."""
+    shown = [repr(key) for key in keys]
+    return ", ".join(shown if len(shown) <= 12 else [*shown[:10], "...", shown[-1]])

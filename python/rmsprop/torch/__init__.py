@@ -38,6 +38,7 @@ from torch.optim import optimizer as torch_optimizer
 
 from rmsprop._core import Naming, Stepper
 from rmsprop._optimizer.options import StepOptions
+from rmsprop._optimizer.types import Nonfinite
 
 __all__ = ["Adagrad", "RMSprop", "step_in_backward"]
 
@@ -66,7 +67,9 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
     found_inf: Tensor
     grad_scale: Any
 
-    def __init__(self, params: ParamsT, defaults: dict[str, Any], nonfinite: str, num_threads: int | None) -> None:
+    def __init__(
+        self, params: ParamsT, defaults: dict[str, Any], nonfinite: Nonfinite, num_threads: int | None
+    ) -> None:
         _refuse_what_only_gpus_need(defaults)
         self._set_up(nonfinite, num_threads)
         super().__init__(params, defaults)
@@ -238,7 +241,7 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
         super().__setstate__(state)
         self._complete_state()
 
-    def _set_up(self, nonfinite: str, num_threads: int | None) -> None:
+    def _set_up(self, nonfinite: Nonfinite, num_threads: int | None) -> None:
         self._stepper = Stepper(self.rule, Naming.torch)
         self.nonfinite = nonfinite
         self.num_threads = num_threads
@@ -372,7 +375,7 @@ class RMSprop(Optimizer):
         initial_accumulator_value: float = 0.0,
         clip_value: float | None = None,
         clip_norm: float | None = None,
-        nonfinite: str = "propagate",
+        nonfinite: Nonfinite = "propagate",
         num_threads: int | None = None,
     ) -> None:
         defaults = {
@@ -471,7 +474,7 @@ class Adagrad(Optimizer):
         decoupled_weight_decay: bool = False,
         clip_value: float | None = None,
         clip_norm: float | None = None,
-        nonfinite: str = "propagate",
+        nonfinite: Nonfinite = "propagate",
         num_threads: int | None = None,
     ) -> None:
         defaults = {
