@@ -84,11 +84,12 @@ def test_constructing_grows_with_the_number_of_parameters(form):
     assert_linear(construct)
 
 
+@pytest.mark.parametrize("lr", [0.1, lambda step: 0.1 / (1 + step)], ids=["number", "schedule"])
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
-def test_a_step_grows_with_the_number_of_parameters(form):
+def test_a_step_grows_with_the_number_of_parameters(form, lr):
     def step(count):
         params = form(count)
-        optimizer, grads = rmsprop.RMSprop(params, num_threads=1), grads_like(params)
+        optimizer, grads = rmsprop.RMSprop(params, lr, num_threads=1), grads_like(params)
         return lambda: optimizer.step(grads)
 
     assert_linear(step)
