@@ -84,7 +84,7 @@ def test_float32_state_survives_state_dict_and_load_state_dict(dtype, name):
     other = optimizer_class([twin], lr=0.01)
     other.load_state_dict(optimizer.state_dict())
     entry = other.state[twin]
-    key = optimizer_class.accumulator
+    key = optimizer_class.rule.accumulator
     assert entry[key].dtype == torch.float32
     assert torch.equal(entry[key], optimizer.state[param][key])
     param.grad = twin.grad = torch.full((9,), 0.3).to(dtype)
@@ -101,7 +101,7 @@ def test_16_bit_state_of_torch_becomes_float32_and_goes_back(dtype, name):
     optimizer_class = getattr(rmsprop.torch, name)
     ours = optimizer_class([twin], lr=0.01)
     ours.load_state_dict(theirs.state_dict())
-    key = optimizer_class.accumulator
+    key = optimizer_class.rule.accumulator
     assert ours.state[twin][key].dtype == torch.float32
     assert torch.equal(ours.state[twin][key], theirs.state[param][key].float())
     theirs.load_state_dict(ours.state_dict())

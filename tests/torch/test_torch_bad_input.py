@@ -106,7 +106,7 @@ class Overlapping:
         for param in self.params:
             param.grad = torch.full((12,), 0.5)
         self.optimizer.step()
-        self.accumulator = ours.accumulator
+        self.accumulator = ours.rule.accumulator
 
     def put(self, what, tensor):
         kind, index = what
@@ -184,7 +184,7 @@ def test_a_tensor_whose_own_elements_share_memory_is_refused_as_parameter_and_as
     param.grad = torch.ones(tensor.shape)
     optimizer = ours([("w", param)])
     optimizer.step()
-    optimizer.state[param][ours.accumulator] = tensor
+    optimizer.state[param][ours.rule.accumulator] = tensor
     with Unchanged(optimizer), pytest.raises(ValueError, match=r"state\['w'\]\['\w+'\]: .*share memory"):
         optimizer.step()
 
@@ -195,7 +195,7 @@ def test_a_tensor_whose_own_elements_share_memory_is_refused_as_parameter_and_as
 WITHOUT_MEMORY = {
     "param": lambda optimizer, param, ours: param,
     "grad": lambda optimizer, param, ours: param.grad,
-    "state": lambda optimizer, param, ours: optimizer.state[param][ours.accumulator],
+    "state": lambda optimizer, param, ours: optimizer.state[param][ours.rule.accumulator],
     "step": lambda optimizer, param, ours: optimizer.state[param]["step"],
 }
 
@@ -261,12 +261,12 @@ def test_replaced_state_is_refused_by_name_and_nothing_changes(ours, kind):
     optimizer, *params = named(ours)
     for name, param in zip(("weight", "bias"), params, strict=True):
         entry = optimizer.state[param]
-        good = entry[ours.accumulator]
+        good = entry[ours.rule.accumulator]
         with Unchanged(optimizer):
-            entry[ours.accumulator] = change(good)
-            with pytest.raises(error, match=rf"'{name}'.*{ours.accumulator}"):
+            entry[ours.rule.accumulator] = change(good)
+            with pytest.raises(error, match=rf"'{name}'.*{ours.rule.accumulator}"):
                 optimizer.step()
-            entry[ours.accumulator] = good
+            entry[ours.rule.accumulator] = good
 
 
 @OURS
@@ -447,7 +447,7 @@ def test_two_threads_in_one_optimizer_step_one_after_the_other_or_are_refused(ou
         alone.step()
     assert torch.equal(param, expected)
     assert optimizer.state[param]["step"].item() == taken
-    accumulators = [each.state[own][ours.accumulator] for each, own in ((optimizer, param), (alone, expected))]
+    accumulators = [each.state[own][ours.rule.accumulator] for each, own in ((optimizer, param), (alone, expected))]
     assert torch.equal(*accumulators)
 
 

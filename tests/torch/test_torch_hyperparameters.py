@@ -97,7 +97,7 @@ def test_a_learning_rate_of_zero_leaves_the_parameters_and_advances_the_state(ou
     for count in (1, 2):
         optimizer.step()
         assert optimizer.state[param]["step"].item() == count
-        sums.append(optimizer.state[param][ours.accumulator].clone())
+        sums.append(optimizer.state[param][ours.rule.accumulator].clone())
     assert torch.equal(param.detach(), before)
     assert (sums[0] > 0).all()
     assert (sums[1] > sums[0]).all()

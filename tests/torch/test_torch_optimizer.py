@@ -468,7 +468,7 @@ def test_a_parameter_may_grow_before_the_first_step(ours, theirs, options):
     optimizer = ours(layer.parameters(), lr=0.1, **options)
     layer(torch.ones(2, 4)).sum().backward()
     optimizer.step()
-    assert optimizer.state[layer.weight][ours.accumulator].shape == (3, 4)
+    assert optimizer.state[layer.weight][ours.rule.accumulator].shape == (3, 4)
 
 
 class OwnParameter(torch.nn.Parameter):

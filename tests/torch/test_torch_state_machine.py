@@ -227,7 +227,7 @@ BAD_CALLS = {
     "a state of another shape": lambda optimizer: optimizer.load_state_dict(
         {
             **optimizer.state_dict(),
-            "state": {0: {"step": torch.tensor(1.0), optimizer.accumulator: torch.ones(9, 9)}},
+            "state": {0: {"step": torch.tensor(1.0), optimizer.rule.accumulator: torch.ones(9, 9)}},
         }
     ),
 }

@@ -1,0 +1,319 @@
+"""What the optimizers share: steps, groups, and state dicts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, ClassVar, NamedTuple, overload
+
+import torch
+from torch import Tensor
+from torch.optim import optimizer as torch_optimizer
+
+from rmsprop._core import Algorithm, Naming, Stepper
+from rmsprop._optimizer.options import StepOptions
+from rmsprop.torch import distributed, state, unsupported
+
+
+class Rule(NamedTuple):
+    """Until C++ has the table."""
+
+    algorithm: Algorithm
+    state: tuple[str, ...]
+    accumulator: str
+
+
+rules = {
+    "rmsprop": Rule(Algorithm.rmsprop, ("square_avg", "grad_avg", "momentum_buffer"), "square_avg"),
+    "adagrad": Rule(Algorithm.adagrad, ("sum",), "sum"),
+}
+
+ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
+Entries = dict[Tensor, dict[str, Any]]
+Pair = tuple[Tensor, dict[str, Any]]  # a parameter and its group
+
+
+class Optimizer(StepOptions, torch.optim.Optimizer):
+    """What RMSprop and Adagrad have in common. Not for use on its own."""
+
+    rule: ClassVar[Rule]
+    has_state_from_the_start: ClassVar[bool] = False
+
+    param_groups: list[dict[str, Any]]
+    _is_constructed = True
+    _is_shared = False
+    _has_inference_tensors = False
+    _sharded_by: str | None = None
+
+    def __init__(self, params: ParamsT, arguments: dict[str, Any]) -> None:
+        """Take the arguments of a subclass's constructor, as `locals()` has them."""
+        others = ("self", "params", "nonfinite", "num_threads", "__class__")
+        defaults = {name: value for name, value in arguments.items() if name not in others}
+        state.refuse_what_only_gpus_need(defaults)
+        self._set_up(arguments["nonfinite"], arguments["num_threads"])
+        self._sharded_by = distributed.sharding_constructor()
+        self._is_constructed = False
+        super().__init__(params, defaults)
+        del self._is_constructed
+        of_groups = [{id(param) for param in group["params"]} for group in self.param_groups]
+        if len(set().union(*of_groups)) < sum(map(len, of_groups)):
+            raise ValueError("some parameters appear in more than one parameter group")
+        self._admit(self.param_groups)
+
+    def _set_up(self, nonfinite: str, num_threads: int | None) -> None:
+        self._stepper = Stepper(self.rule.algorithm, Naming.torch)
+        self.nonfinite = nonfinite
+        self.num_threads = num_threads
+
+    # ---- Steps -------------------------------------------------------------------------------------------------------
+
+    def _step(self, closure: Callable[[], Any] | None = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if self._has_inference_tensors or self._sharded_by:
+            self._refuse_what_changed_around_it()
+        try:
+            self._stepper.step_tensors(self.param_groups, self.state, 1.0, self, torch.autograd.graph.increment_version)
+        except (RuntimeError, TypeError) as error:
+            unsupported.explain(error, (param for param, _ in self._pairs()))
+            raise
+        return loss
+
+    # PyTorch's own: runs hooks and labels the step for the profiler.
+    _step_with_hooks = torch.optim.Optimizer.profile_hook_step(_step)
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], Any]) -> Any: ...
+
+    def step(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D417 - documented as the overloads above have it
+        """Update all parameters that have a gradient, and their state, in place, once.
+
+        The call completes, or it raises before it has written one byte. Gradients are never written.
+
+        Args:
+            closure: evaluates the model anew and returns the loss, which `step` returns.
+
+        Raises:
+            TypeError: a gradient or a state has another dtype than it should.
+            ValueError: shapes do not match, memory is shared, a hyperparameter is out of range, or, if `nonfinite` is
+                "raise", a gradient is not finite.
+            RuntimeError: a tensor is sparse, quantized, or not in the memory of the CPU; a parameter is an inference
+                tensor, outside of inference mode; or another thread is in a step of this optimizer.
+
+        Examples:
+            >>> import torch
+            >>> from rmsprop.torch import RMSprop
+            >>> layer = torch.nn.Linear(2, 1)
+            >>> opt = RMSprop(layer.parameters())
+            >>> layer(torch.ones(1, 2)).sum().backward()
+            >>> opt.step()
+        """
+        if (
+            self._optimizer_step_pre_hooks
+            or self._optimizer_step_post_hooks
+            or torch_optimizer._global_optimizer_pre_hooks
+            or torch_optimizer._global_optimizer_post_hooks
+            or torch._C._autograd._profiler_enabled()
+        ):
+            return self._step_with_hooks(*args, **kwargs)
+        return self._step(*args, **kwargs)
+
+    step.hooked = True  # type: ignore[attr-defined]  # so that PyTorch does not wrap it once more, which takes longer
+    step.__wrapped__ = _step  # type: ignore[attr-defined]  # the signature
+    step._torchdynamo_disable = True  # type: ignore[attr-defined]
+
+    def _refuse_what_changed_around_it(self) -> None:
+        """Raise what PyTorch raises for inference tensors; and an error if options need the other ranks."""
+        params = [param for param, _ in self._pairs() if param.grad is not None]
+        if not torch.is_inference_mode_enabled() and any(param.is_inference() for param in params):
+            raise RuntimeError(
+                "Inplace update to inference tensor outside InferenceMode is not allowed. You can make a clone to get "
+                "a normal tensor before doing inplace update."
+            )
+        distributed.refuse_what_needs_other_ranks(self._sharded_by, self.nonfinite, self.param_groups)
+
+    # ---- Groups ------------------------------------------------------------------------------------------------------
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group of parameters with hyperparameters of its own; see `torch.optim.Optimizer.add_param_group`.
+
+        Raises:
+            TypeError: `params` is no iterable of tensors, or a tensor is of a dtype without a step.
+            ValueError: a hyperparameter is out of range, or parameters share memory.
+            RuntimeError: a parameter is sparse, quantized, or not in the memory of the CPU.
+        """
+        if isinstance(param_group, dict):  # else PyTorch says so
+            state.refuse_what_only_gpus_need(param_group)
+        if self._is_constructed:
+            super().add_param_group(param_group)
+            try:
+                self._admit([param_group])
+            except BaseException:
+                self.param_groups.pop()
+                raise
+        else:
+            # PyTorch compares a group with all before it. The constructor does that once, when it has all of them.
+            groups, self.param_groups = self.param_groups, self.param_groups[:1]
+            super().add_param_group(param_group)
+            self.param_groups = groups
+            groups.append(param_group)
+
+    def _admit(self, groups: list[dict[str, Any]]) -> None:
+        """Check groups that have just been added, and make the state that they need at once."""
+        params = [param for group in groups for param in state.with_shape(group["params"])]
+        self._check()
+        sharded_by = self._sharded_by or distributed.sharding_of(params)
+        distributed.refuse_what_needs_other_ranks(sharded_by, self.nonfinite, self.param_groups)
+        self._sharded_by = sharded_by
+        self._has_inference_tensors |= any(param.is_inference() for param in params)
+        if self.has_state_from_the_start or self._is_shared:
+            self.state.update(self._entries(pair for pair in self._pairs(groups) if not self.state.get(pair[0])))
+
+    def _check(self) -> None:
+        """Raise what a step would raise with gradients that fit. Parameters without a shape yet are left for later."""
+        groups = [{**group, "params": state.with_shape(group["params"])} for group in self.param_groups]
+        try:
+            self._stepper.check_tensors(groups, self.state)
+        except (RuntimeError, TypeError) as error:
+            unsupported.explain(error, (param for param, _ in self._pairs(groups)))
+            raise
+
+    def _pairs(self, groups: list[dict[str, Any]] | None = None) -> Iterator[Pair]:
+        """Return each parameter of some groups, or of all, with its group."""
+        return ((param, group) for group in groups or self.param_groups for param in group["params"])
+
+    # ---- State -------------------------------------------------------------------------------------------------------
+
+    def _state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
+        """Return the names of the state that a group with these hyperparameters uses."""
+        unused = {"momentum_buffer": not group.get("momentum"), "grad_avg": not group.get("centered")}
+        return tuple(name for name in self.rule.state if not unused.get(name))
+
+    @torch._disable_dynamo  # a compiler would trace this, although it does not trace the step that calls it
+    def _entries(self, pairs: Iterable[Pair]) -> Entries:
+        """Return the state of these parameters with all that the hyperparameters need now; what is missing is made."""
+        entries = {}
+        for param, group in pairs:
+            entry = dict(self.state.get(param) or {})
+            made = {}
+            if "step" not in entry:
+                with torch.inference_mode(False):
+                    made["step"] = torch.zeros((), dtype=torch.float64)
+            for name in self._state_names(group):
+                place = self.rule.state.index(name)
+                if name not in entry:
+                    value = group["initial_accumulator_value"] if name == self.rule.accumulator else 0.0
+                    made[name] = state.full_like(param, value, place)
+                elif state.needs_cast(entry[name], param):
+                    made[name] = state.copy_for(param, entry[name], place)
+            for tensor in made.values() if self._is_shared else ():
+                tensor.share_memory_()
+            entries[param] = {**entry, **made}
+        return entries
+
+    def _entries_with_missing_state(self) -> Entries:
+        """Return the state of all parameters with a gradient. The stepper asks, in the middle of a step."""
+        return self._entries(pair for pair in self._pairs() if pair[0].grad is not None)
+
+    def share_memory(self) -> None:
+        """Put the state into shared memory, for processes that step the same shared parameters (A3C, Hogwild).
+
+        State that is not there yet is made first, and that of later groups and of `load_state_dict` is shared too. Call
+        it before the processes start, and share the parameters too: `module.share_memory()`. Steps of several processes
+        then mix, as they do in Hogwild training: no update is complete for all, but each element is always one that
+        some process wrote.
+        """
+        self.state.update(self._entries(self._pairs()))
+        self._is_shared = True
+        for entry in self.state.values():
+            for value in entry.values():
+                if isinstance(value, Tensor):
+                    value.share_memory_()
+
+    @torch._disable_dynamo
+    def state_dict(self) -> dict[str, Any]:
+        """Return state and hyperparameters in PyTorch's layout, the tensors as they are and not copies.
+
+        State that a hyperparameter needs which was changed after the last step is in it too, as the next step would
+        make it. See `torch.optim.Optimizer.state_dict`.
+        """
+        saved: dict[str, Any] = super().state_dict()
+        entries = self._entries(pair for pair in self._pairs() if self.state.get(pair[0]))
+        for number, (param, _) in enumerate(self._pairs()):
+            if number in saved["state"] and param in entries:
+                saved["state"][number] = {**entries[param], **saved["state"][number]}
+        return saved
+
+    @torch._disable_dynamo
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what `state_dict`, or that of PyTorch's own class, returned.
+
+        State is copied. That of 16-bit parameters stays, or becomes, float32. Either everything is loaded, or an error
+        is raised and this optimizer is as it was. Entries under names that are not this optimizer's are passed on as
+        they are.
+
+        Raises:
+            KeyError, TypeError: `state_dict` is not laid out like a state dict, or a state is not a tensor of real or
+                complex numbers like its parameter.
+            ValueError: groups, shapes or hyperparameters do not match those of this optimizer, state is missing, as in
+                that of another kind of optimizer, or a group has a hyperparameter of another optimizer that would make
+                this step another one.
+        """
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(f"state_dict: got {type(state_dict).__name__}, wanted a dict, as state_dict() returns it")
+        if missing := {"state", "param_groups"} - state_dict.keys():
+            raise KeyError(f"state_dict: no {' and no '.join(sorted(missing))}")
+        last_hook = self.register_load_state_dict_pre_hook(state.carry)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            last_hook.remove()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            **super().__getstate__(),
+            "nonfinite": self.nonfinite,
+            "num_threads": self.num_threads,
+            "skipped_steps": self.skipped_steps,
+            "_is_shared": self._is_shared,
+            "_has_inference_tensors": self._has_inference_tensors,
+            "_sharded_by": self._sharded_by,
+        }
+
+    def __setstate__(self, state_: dict[str, Any]) -> None:
+        """Take over state and groups from a pickle, or from `load_state_dict`; all of them, or, if it raises, none."""
+        new = dict(state_)
+        groups, entries = new["param_groups"], new["state"]
+        if "nonfinite" in new:  # a whole optimizer, from a pickle or a copy; state it lacks is made by the next step
+            self._set_up(new.pop("nonfinite"), new.pop("num_threads"))
+            self.skipped_steps = new.pop("skipped_steps")
+            self._take_defaults(groups, new["defaults"])
+        else:
+            self._take_defaults(groups, self.defaults)
+            state.refuse_other_rules(groups)
+            self._unpack(groups, entries)
+        self._stepper.check_tensors(groups, entries)
+        super().__setstate__(new)
+        if self.has_state_from_the_start:
+            self.state.update(self._entries(pair for pair in self._pairs() if not self.state.get(pair[0])))
+
+    @staticmethod
+    def _take_defaults(groups: list[dict[str, Any]], defaults: dict[str, Any]) -> None:
+        for group in groups:
+            for name, value in defaults.items():
+                group.setdefault(name, value)
+            state.refuse_what_only_gpus_need(group)
+
+    def _unpack(self, groups: list[dict[str, Any]], entries: dict[Any, Any]) -> None:
+        """Put the state that was loaded in the place of what PyTorch made of it."""
+        if unknown := [key for key in entries if isinstance(key, int)]:  # parameters that were found are no numbers now
+            count = sum(len(group["params"]) for group in groups)
+            raise ValueError(f"state_dict: got state of parameter {unknown[0]}, but there are {count}")
+        for param, entry in entries.items():
+            if isinstance(param, Tensor) and isinstance(entry, dict):
+                entries[param] = state.unpacked(param, entry, self.rule.state, is_shared=self._is_shared)
+        state.check_complete((entries.get(param), self._state_names(group)) for param, group in self._pairs(groups))

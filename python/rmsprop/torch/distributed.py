@@ -1,0 +1,50 @@
+"""Several processes: what must know the gradients, or the parameters, of all of them is refused."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor, nn
+
+# By name, so that none of them is imported, and their namesakes in other libraries are known too.
+WRAPPERS = {"DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule"}
+
+
+def sharding_constructor() -> str | None:
+    """Return who constructs an optimizer for a part of the parameters, and leaves the others to other ranks."""
+    zero = sys.modules.get("torch.distributed.optim.zero_redundancy_optimizer")
+    code = zero and zero.ZeroRedundancyOptimizer._init_local_optimizer.__code__
+    frame = sys._getframe() if code else None
+    while frame is not None and frame.f_code is not code:
+        frame = frame.f_back
+    return "ZeroRedundancyOptimizer" if frame else None
+
+
+def sharding_of(params: Iterable[Tensor]) -> str | None:
+    """Return who cuts these parameters into shards."""
+    if "torch.distributed.fsdp" not in sys.modules:
+        return None
+    return "FullyShardedDataParallel" if any(getattr(p, "_fsdp_flattened", False) for p in params) else None
+
+
+def refuse_what_needs_other_ranks(sharded_by: str | None, nonfinite: str, groups: list[dict[str, Any]]) -> None:
+    """Raise an error if a rank that has a part of the gradients would have to know all."""
+    if sharded_by is None:
+        return
+    if nonfinite != "propagate":
+        raise ValueError(
+            f"nonfinite: got {nonfinite!r} under {sharded_by}, where each rank sees only its own gradients and would "
+            "decide for itself; look at all gradients before step()"
+        )
+    if any(group["clip_norm"] is not None for group in groups):
+        raise ValueError(
+            f"clip_norm: got a number under {sharded_by}, where each rank sees only its own gradients; clip all of "
+            "them before step(), with torch.nn.utils.clip_grad_norm_, or clip_grad_norm_ of the module if it has one"
+        )
+
+
+def wrapper_in(modules: Iterable[nn.Module]) -> str | None:
+    """Return the name of a class among these modules that reduces or shards gradients over processes."""
+    return next((kind.__name__ for m in modules for kind in type(m).__mro__ if kind.__name__ in WRAPPERS), None)

@@ -1,0 +1,167 @@
+"""State of tensors: its dtype, where it lies in memory, and how it is loaded."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rmsprop._optimizer.allocation import CACHE_LINE, DISTANCES, LEAST_BYTES, PAGE
+
+PACKED = (torch.bfloat16, torch.float16)
+DOUBLE = (torch.float64, torch.complex128)
+
+# Keys of groups that other optimizers save and that make another rule of this one, with the value that does not.
+KEYS_OF_OTHER_RULES: dict[str, tuple[Any, str]] = {
+    "decoupled_decay": (False, "decoupled_weight_decay=True is this rule here; remove the key from the state dict"),
+    "caution": (False, "cautious updates are not supported"),
+    "corrected_weight_decay": (False, "that form of weight decay is not supported"),
+    "amsgrad": (False, "a maximum of square_avg is not supported"),
+    "dampening": (0, "dampened momentum is not supported"),
+}
+
+
+class Carried:
+    """Carries a value through PyTorch's `load_state_dict`, which casts tensors and takes apart what can be iterated."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+def carry(_: Any, state_dict: dict[str, Any]) -> dict[str, Any]:
+    """Return a state dict whose entries PyTorch does not recognize. A hook that runs after those of users."""
+    state = {
+        key: {name: Carried(value) for name, value in entry.items()} if isinstance(entry, Mapping) else entry
+        for key, entry in state_dict["state"].items()
+    }
+    return {**state_dict, "state": state}
+
+
+def unpacked(param: Tensor, entry: dict[Any, Any], names: tuple[str, ...], *, is_shared: bool) -> dict[Any, Any]:
+    """Return a loaded entry: copies of the tensors called `names`, laid out for `param`, and all else as it was."""
+    result = {}
+    for name, carried in entry.items():
+        value = carried.value if isinstance(carried, Carried) else carried
+        if name == "step":
+            value = torch.as_tensor(value, dtype=torch.float64, device="cpu").clone()
+        elif name in names and isinstance(value, Tensor):
+            check_kind(value, param, name)
+            value = copy_for(param, value, names.index(name))
+        else:
+            result[name] = value
+            continue
+        result[name] = value.share_memory_() if is_shared else value
+    return result
+
+
+def check_kind(value: Tensor, param: Tensor, name: str) -> None:
+    """Raise an error if a loaded tensor cannot become a state of `param`."""
+    if value.is_complex() != param.is_complex() or not (value.is_complex() or value.is_floating_point()):
+        raise TypeError(f"state_dict: {name!r} of {value.dtype} does not match its parameter's {param.dtype}")
+    if value.shape != param.shape:
+        raise ValueError(
+            f"state_dict: {name!r} of shape {tuple(value.shape)} does not match its parameter's {tuple(param.shape)}"
+        )
+
+
+def check_complete(numbered: Iterable[tuple[Mapping[str, Any] | None, tuple[str, ...]]]) -> None:
+    """Raise an error if a loaded entry has only a part of the state, or that of another optimizer.
+
+    Args:
+        numbered: for each parameter its entry, and the names of the state that it needs.
+    """
+    for number, (entry, names) in enumerate(numbered):
+        for name in ("step", *names):
+            if entry and name not in entry:
+                raise ValueError(f"state_dict: no {name!r} for parameter {number}, and these hyperparameters need it")
+
+
+def refuse_other_rules(groups: Iterable[Mapping[str, Any]]) -> None:
+    """Raise an error if a loaded group has a hyperparameter of another optimizer that changes the step."""
+    for number, group in enumerate(groups):
+        for key in KEYS_OF_OTHER_RULES.keys() & group.keys():
+            neutral, way_out = KEYS_OF_OTHER_RULES[key]
+            if group[key] != neutral:
+                raise ValueError(
+                    f"state_dict: param_groups[{number}] has {key}={group[key]!r}, a hyperparameter of another "
+                    f"optimizer ({way_out})"
+                )
+
+
+def refuse_what_only_gpus_need(group: Mapping[str, Any]) -> None:
+    """Raise an error for options of `torch.optim` that cannot be granted."""
+    if group.get("capturable"):
+        raise ValueError("capturable: got True, wanted False: it is for CUDA graphs, and this step runs on the CPU")
+    if group.get("differentiable"):
+        raise ValueError(
+            "differentiable: got True, wanted False: autograd cannot see through this step; "
+            "torch.optim has one that it can"
+        )
+    lr = group.get("lr")
+    if isinstance(lr, Tensor) and lr.numel() != 1:
+        raise ValueError(f"lr: got a tensor of shape {tuple(lr.shape)}, wanted a number or a tensor with one element")
+
+
+def with_shape(params: Iterable[Tensor]) -> list[Tensor]:
+    """Leave out those of lazy modules that have seen no input yet."""
+    return [param for param in params if not isinstance(param, torch.nn.parameter.UninitializedTensorMixin)]
+
+
+def state_dtype(param: Tensor) -> torch.dtype:
+    """Return the dtype of a parameter's state."""
+    return torch.float32 if param.dtype in PACKED else param.dtype
+
+
+def needs_cast(value: Any, param: Tensor) -> bool:
+    """Return whether this is state of a parameter that was cast after it was made, as `module.double()` does."""
+    return (
+        isinstance(value, Tensor)
+        and value.dtype != state_dtype(param)
+        and value.shape == param.shape
+        and value.is_complex() == param.is_complex()
+        and (value.is_complex() or value.is_floating_point())
+    )
+
+
+def copy_for(param: Tensor, value: Tensor, place: int) -> Tensor:
+    """Return a copy of a state in the dtype and the layout of a parameter's."""
+    with torch.no_grad():
+        return _empty_like(param, place).copy_(value)
+
+
+def full_like(param: Tensor, value: float, place: int) -> Tensor:
+    """Return new state of a parameter; `place` says which of its names this is."""
+    state = _empty_like(param, place)
+    _fill(state, value)
+    return state
+
+
+def _empty_like(param: Tensor, place: int) -> Tensor:
+    """Return memory for state: of the parameter's shape, laid out like it, without its class.
+
+    Large tensors come from mapped memory, all at the same place of a page, which is the worst for a step: see
+    `rmsprop._optimizer.allocation`. So these begin elsewhere in a storage that is larger by a page.
+    """
+    plain = param.detach().as_subclass(Tensor)
+    dtype = state_dtype(param)
+    with torch.inference_mode(False):
+        if plain.numel() * dtype.itemsize < LEAST_BYTES:
+            return torch.empty_like(plain, dtype=dtype, memory_format=torch.preserve_format)
+        strides = torch.empty_like(plain, dtype=dtype, device="meta", memory_format=torch.preserve_format).stride()
+        room = torch.empty(plain.numel() + PAGE // dtype.itemsize, dtype=dtype)
+        wanted = (plain.data_ptr() + DISTANCES[place]) // CACHE_LINE * CACHE_LINE
+        offset = (wanted - room.data_ptr()) % PAGE // dtype.itemsize
+        _fill(room[:offset], 0.0)  # what is saved with the storage must not be whatever was in memory
+        _fill(room[offset + plain.numel() :], 0.0)
+        return torch.empty(0, dtype=dtype).set_(room.untyped_storage(), offset, plain.shape, strides)
+
+
+def _fill(dense: Tensor, value: float) -> None:
+    # Not by PyTorch: it would use its threads, and wait for ever for them in a forked child. Nor by `dense.numpy()`:
+    # PyTorch would mark the storage as exported and refuse to resize it. Real and imaginary parts are elements each.
+    memory = (ctypes.c_byte * dense.nbytes).from_address(dense.data_ptr())
+    np.frombuffer(memory, np.float64 if dense.dtype in DOUBLE else np.float32).fill(value)
