@@ -193,6 +193,7 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
         unused = {"momentum_buffer": not group.get("momentum"), "grad_avg": not group.get("centered")}
         return tuple(name for name in self.rule.state if not unused.get(name))
 
+    @torch.inference_mode(False)
     @torch._disable_dynamo  # a compiler would trace this, although it does not trace the step that calls it
     def _entries(self, pairs: Iterable[Pair]) -> Entries:
         """Return the state of these parameters with all that the hyperparameters need now; what is missing is made."""
@@ -201,8 +202,7 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
             entry = dict(self.state.get(param) or {})
             made = {}
             if "step" not in entry:
-                with torch.inference_mode(False):
-                    made["step"] = torch.zeros((), dtype=torch.float64)
+                made["step"] = torch.zeros((), dtype=torch.float64)
             for name in self._state_names(group):
                 place = self.rule.state.index(name)
                 if name not in entry:
@@ -210,8 +210,8 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
                     made[name] = state.full_like(param, value, place)
                 elif state.needs_cast(entry[name], param):
                     made[name] = state.copy_for(param, entry[name], place)
-            for tensor in made.values() if self._is_shared else ():
-                tensor.share_memory_()
+            if self._is_shared:
+                self._share(made)
             entries[param] = {**entry, **made}
         return entries
 
@@ -230,9 +230,13 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
         self.state.update(self._entries(self._pairs()))
         self._is_shared = True
         for entry in self.state.values():
-            for value in entry.values():
-                if isinstance(value, Tensor):
-                    value.share_memory_()
+            self._share(entry)
+
+    @staticmethod
+    def _share(entry: Mapping[Any, Any]) -> None:
+        for value in entry.values():
+            if isinstance(value, Tensor):
+                value.share_memory_()
 
     @torch._disable_dynamo
     def state_dict(self) -> dict[str, Any]:
@@ -313,7 +317,9 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
         if unknown := [key for key in entries if isinstance(key, int)]:  # parameters that were found are no numbers now
             count = sum(len(group["params"]) for group in groups)
             raise ValueError(f"state_dict: got state of parameter {unknown[0]}, but there are {count}")
-        for param, entry in entries.items():
-            if isinstance(param, Tensor) and isinstance(entry, dict):
-                entries[param] = state.unpacked(param, entry, self.rule.state, is_shared=self._is_shared)
+        for key, carried in entries.items():
+            is_state = isinstance(key, Tensor) and isinstance(carried.entry, Mapping)
+            entries[key] = state.unpacked(key, carried.entry, self.rule.state) if is_state else carried.entry
+            if is_state and self._is_shared:
+                self._share(entries[key])
         state.check_complete((entries.get(param), self._state_names(group)) for param, group in self._pairs(groups))

@@ -26,35 +26,28 @@ KEYS_OF_OTHER_RULES: dict[str, tuple[Any, str]] = {
 
 
 class Carried:
-    """Carries a value through PyTorch's `load_state_dict`, which casts tensors and takes apart what can be iterated."""
+    """Carries an entry through PyTorch's `load_state_dict`, which casts its tensors and takes apart what it can."""
 
-    def __init__(self, value: Any) -> None:
-        self.value = value
+    def __init__(self, entry: Any) -> None:
+        self.entry = entry
 
 
 def carry(_: Any, state_dict: dict[str, Any]) -> dict[str, Any]:
     """Return a state dict whose entries PyTorch does not recognize. A hook that runs after those of users."""
-    state = {
-        key: {name: Carried(value) for name, value in entry.items()} if isinstance(entry, Mapping) else entry
-        for key, entry in state_dict["state"].items()
-    }
-    return {**state_dict, "state": state}
+    return {**state_dict, "state": {key: Carried(entry) for key, entry in state_dict["state"].items()}}
 
 
-def unpacked(param: Tensor, entry: dict[Any, Any], names: tuple[str, ...], *, is_shared: bool) -> dict[Any, Any]:
-    """Return a loaded entry: copies of the tensors called `names`, laid out for `param`, and all else as it was."""
-    result = {}
-    for name, carried in entry.items():
-        value = carried.value if isinstance(carried, Carried) else carried
-        if name == "step":
-            value = torch.as_tensor(value, dtype=torch.float64, device="cpu").clone()
-        elif name in names and isinstance(value, Tensor):
+@torch.inference_mode(False)
+def unpacked(param: Tensor, entry: Mapping[Any, Any], names: tuple[str, ...]) -> dict[Any, Any]:
+    """Return a loaded entry: copies of the tensors called `names`, laid out for `param`, and all else as it is."""
+    result = dict(entry)
+    for name in ("step", *names):
+        value = entry.get(name)
+        if name == "step" and value is not None:
+            result[name] = torch.as_tensor(value, dtype=torch.float64, device="cpu").clone()
+        elif isinstance(value, Tensor):
             check_kind(value, param, name)
-            value = copy_for(param, value, names.index(name))
-        else:
-            result[name] = value
-            continue
-        result[name] = value.share_memory_() if is_shared else value
+            result[name] = copy_for(param, value, names.index(name))
     return result
 
 
@@ -68,7 +61,7 @@ def check_kind(value: Tensor, param: Tensor, name: str) -> None:
         )
 
 
-def check_complete(numbered: Iterable[tuple[Mapping[str, Any] | None, tuple[str, ...]]]) -> None:
+def check_complete(numbered: Iterable[tuple[Any, tuple[str, ...]]]) -> None:
     """Raise an error if a loaded entry has only a part of the state, or that of another optimizer.
 
     Args:
@@ -76,7 +69,7 @@ def check_complete(numbered: Iterable[tuple[Mapping[str, Any] | None, tuple[str,
     """
     for number, (entry, names) in enumerate(numbered):
         for name in ("step", *names):
-            if entry and name not in entry:
+            if entry and isinstance(entry, Mapping) and name not in entry:
                 raise ValueError(f"state_dict: no {name!r} for parameter {number}, and these hyperparameters need it")
 
 
@@ -148,16 +141,15 @@ def _empty_like(param: Tensor, place: int) -> Tensor:
     """
     plain = param.detach().as_subclass(Tensor)
     dtype = state_dtype(param)
-    with torch.inference_mode(False):
-        if plain.numel() * dtype.itemsize < LEAST_BYTES:
-            return torch.empty_like(plain, dtype=dtype, memory_format=torch.preserve_format)
-        strides = torch.empty_like(plain, dtype=dtype, device="meta", memory_format=torch.preserve_format).stride()
-        room = torch.empty(plain.numel() + PAGE // dtype.itemsize, dtype=dtype)
-        wanted = (plain.data_ptr() + DISTANCES[place]) // CACHE_LINE * CACHE_LINE
-        offset = (wanted - room.data_ptr()) % PAGE // dtype.itemsize
-        _fill(room[:offset], 0.0)  # what is saved with the storage must not be whatever was in memory
-        _fill(room[offset + plain.numel() :], 0.0)
-        return torch.empty(0, dtype=dtype).set_(room.untyped_storage(), offset, plain.shape, strides)
+    if plain.numel() * dtype.itemsize < LEAST_BYTES:
+        return torch.empty_like(plain, dtype=dtype, memory_format=torch.preserve_format)
+    strides = torch.empty_like(plain, dtype=dtype, device="meta", memory_format=torch.preserve_format).stride()
+    room = torch.empty(plain.numel() + PAGE // dtype.itemsize, dtype=dtype)
+    wanted = (plain.data_ptr() + DISTANCES[place]) // CACHE_LINE * CACHE_LINE
+    offset = (wanted - room.data_ptr()) % PAGE // dtype.itemsize
+    _fill(room[:offset], 0.0)  # what is saved with the storage must not be whatever was in memory
+    _fill(room[offset + plain.numel() :], 0.0)
+    return torch.empty(0, dtype=dtype).set_(room.untyped_storage(), offset, plain.shape, strides)
 
 
 def _fill(dense: Tensor, value: float) -> None:
