@@ -372,8 +372,9 @@ def test_parameters_that_were_not_stepped_keep_their_version(ours):
 
 
 @BOTH
-def test_grad_scaler_skips_overflows_and_leaves_gradients(ours, theirs, options):
-    optimizers = []
+@pytest.mark.parametrize("clips", [False, True], ids=["", "clipped"])
+def test_grad_scaler_skips_overflows_and_leaves_gradients_as_with_torch(ours, theirs, options, clips):
+    optimizers, grads = [], []
     for optimizer_class in (ours, theirs):
         scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
         param = torch.ones(4, requires_grad=True)
@@ -382,39 +383,61 @@ def test_grad_scaler_skips_overflows_and_leaves_gradients(ours, theirs, options)
         for factor in (1.0, float("inf"), 2.0):
             optimizer.zero_grad()
             scaler.scale((param * factor).sum()).backward()
-            grad = param.grad.clone()
             before = param.detach().clone()
+            if clips:
+                scaler.unscale_(optimizer)
+                torch.nn.utils.clip_grad_norm_([param], 0.5)
             scaler.step(optimizer)
             scaler.update()
-            if optimizer_class is ours:
-                assert torch.equal(param.grad, grad)
-                assert torch.equal(param, before) == (factor == float("inf"))
+            assert torch.equal(param, before) == (factor == float("inf"))
+            grads.append(param.grad)
+        assert optimizer.state[param]["step"].item() == 2
+        assert scaler.get_scale() == 4.0
+    for mine, their in zip(grads[:3], grads[3:], strict=True):
+        torch.testing.assert_close(mine, their, equal_nan=True)
     for mine, their in zip(*map(all_params, optimizers), strict=True):
         torch.testing.assert_close(mine, their)
-        assert optimizers[0].state[mine]["step"].item() == 2
 
 
-def test_a_compiled_training_step_has_the_bits_of_an_eager_one():
-    output = run_python("""
+@pytest.mark.parametrize("what", ["a training step", "step alone"])
+def test_what_is_compiled_with_several_shapes_and_no_state_yet_has_the_bits_of_an_eager_one(what):
+    output = run_python(f"""
         import torch, rmsprop.torch
 
-        def trained(compiled):
-            param = torch.ones(4, dtype=torch.float64, requires_grad=True)
-            optimizer = rmsprop.torch.RMSprop([param], lr=0.1)
+        def trained(ours, compiled):
+            params = [torch.ones(shape, dtype=torch.float64, requires_grad=True) for shape in ((4,), (2, 3), (), (5, 1))]
+            optimizer = getattr(rmsprop.torch, ours)(params, lr=0.1)
+
+            def loss(x):
+                return sum((param * x).square().sum() for param in params)
 
             def train(x):
                 optimizer.zero_grad()
-                (param * x).square().sum().backward()
+                loss(x).backward()
                 optimizer.step()
 
+            step = torch.compile(optimizer.step, backend="aot_eager") if compiled else optimizer.step
             run = torch.compile(train, backend="aot_eager") if compiled else train
             for t in range(4):
-                run(torch.arange(4, dtype=torch.float64) + t)
-            return param
+                x = torch.tensor(1.0 + t, dtype=torch.float64)
+                if {what!r} == "step alone":
+                    optimizer.zero_grad()
+                    loss(x).backward()
+                    step()
+                else:
+                    run(x)
+                if t == 1 and ours == "RMSprop":
+                    optimizer.param_groups[0].update(momentum=0.9, centered=True)
+                if t == 2:
+                    params.append(torch.ones(7, dtype=torch.float64, requires_grad=True))
+                    optimizer.add_param_group({{"params": params[-1:]}})
+            assert [optimizer.state[param]["step"].item() for param in params] == [4, 4, 4, 4, 1]
+            return params
 
-        print(torch.equal(trained(True), trained(False)))
+        for ours in ("RMSprop", "Adagrad"):
+            print(all(map(torch.equal, trained(ours, True), trained(ours, False))))
     """)
-    assert output.split() == ["True"]
+    assert output.split() == ["True", "True"]
 
 
 # ---- Parameters that come, go and change -----------------------------------------------------------------------------

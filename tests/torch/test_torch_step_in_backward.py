@@ -123,3 +123,178 @@ def test_peak_memory_is_lower_by_nearly_the_size_of_the_gradients():
         return int(subprocess.run(command, env=environment, capture_output=True, check=True).stdout) / 1024
 
     assert peak("ordinary") - peak("in backward") > 0.8 * 24 * 4
+
+
+# ---- Gradients that are used more than once, or come in parts --------------------------------------------------------
+
+
+class Tied(torch.nn.Module):
+    """A weight that is used three times, once through another name."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
+        self.second.weight = self.first.weight
+
+    def forward(self, x):
+        return self.second(torch.tanh(self.first(torch.tanh(self.first(x)))))
+
+
+def steps_equal_ordinary_ones(make, new, backward):
+    one, other = new(), new()
+    optimizers = [make(model.parameters()) for model in (one, other)]
+    step_in_backward(one, optimizers[0])
+    for t in range(3):
+        for model, optimizer in zip((one, other), optimizers, strict=True):
+            backward(model, optimizer, t)
+            optimizer.step()
+            optimizer.zero_grad()
+    assert_same_params(one, other)
+    assert all(float(entry["step"]) == 3 for entry in optimizers[0].state.values())
+
+
+@BOTH
+def test_a_parameter_that_is_used_several_times_is_stepped_once_with_its_whole_gradient(make):
+    steps_equal_ordinary_ones(make, Tied, lambda model, _, t: loss_of(model, t).backward())
+
+
+@BOTH
+def test_checkpointed_segments_step_as_ordinary_ones(make):
+    def backward(model, _, t):
+        x = torch.sin(torch.arange(12.0) + t).reshape(3, 4)
+        for _ in range(2):
+            x = torch.utils.checkpoint.checkpoint(model, x, use_reentrant=False)
+        x.square().sum().backward()
+
+    steps_equal_ordinary_ones(make, Tied, backward)
+
+
+@BOTH
+def test_a_backward_pass_inside_another_is_refused_before_a_part_of_a_gradient_is_stepped(make):
+    model = Tied()
+    optimizer = make(model.parameters())
+    step_in_backward(model, optimizer)
+    before = copy.deepcopy(model)
+    x = torch.ones(3, 4, requires_grad=True)
+    for _ in range(2):
+        x = torch.utils.checkpoint.checkpoint(model, x, use_reentrant=True)
+    with pytest.raises(RuntimeError, match="use_reentrant=False"):
+        x.square().sum().backward()
+    assert_same_params(model, before)
+
+
+@BOTH
+def test_several_losses_in_one_backward_pass_are_one_step(make):
+    def backward(model, _, t):
+        torch.autograd.backward([loss_of(model, t), loss_of(model, t + 1)])
+
+    steps_equal_ordinary_ones(make, new_model, backward)
+
+
+@BOTH
+def test_a_gradient_that_was_there_before_counts_as_in_an_ordinary_step(make):
+    def backward(model, _, t):
+        for param in model.parameters():
+            param.grad = torch.full_like(param, 0.5)
+        loss_of(model, t).backward()
+
+    steps_equal_ordinary_ones(make, new_model, backward)
+
+
+@BOTH
+def test_gradients_that_are_asked_for_alone_take_no_step(make):
+    def backward(model, _, t):
+        torch.autograd.grad(loss_of(model, t + 7), list(model.parameters()))
+        loss_of(model, t).backward()
+
+    steps_equal_ordinary_ones(make, new_model, backward)
+
+
+@BOTH
+def test_a_second_backward_pass_through_changed_weights_is_an_error_as_with_torch(make):
+    model = new_model()
+    optimizer = make(model.parameters())
+    step_in_backward(model, optimizer)
+    loss = loss_of(model, 0)
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+@BOTH
+def test_hooks_that_are_registered_twice_step_once(make):
+    one, other = new_model(), new_model()
+    optimizers = [make(model.parameters()) for model in (one, other)]
+    for _ in range(2):
+        step_in_backward(one, optimizers[0])
+    loss_of(one, 0).backward()
+    loss_of(other, 0).backward()
+    optimizers[1].step()
+    assert_same_params(one, other)
+
+
+@BOTH
+def test_steps_count_as_changes_for_autograd(make):
+    """A graph that was recorded before a step must not be used after it."""
+    model = new_model()
+    step_in_backward(model, make(model.parameters()))
+    versions = [param._version for param in model.parameters()]
+    loss_of(model, 0).backward()
+    assert all(param._version > version for param, version in zip(model.parameters(), versions, strict=True))
+
+
+# ---- Groups that change meanwhile ------------------------------------------------------------------------------------
+
+
+def groups_of(model):
+    return [{"params": [param], "lr": 0.01 * (1 + i)} for i, param in enumerate(model.parameters())]
+
+
+CHANGES = {
+    "reversed": lambda optimizer: optimizer.param_groups.reverse(),
+    "first one removed": lambda optimizer: optimizer.param_groups.pop(0),
+    "last one removed": lambda optimizer: optimizer.param_groups.pop(),
+    "all removed but one": lambda optimizer: optimizer.param_groups.__delitem__(slice(1, None)),
+    "all in one": lambda optimizer: (
+        optimizer.param_groups[0]["params"].extend(p for g in optimizer.param_groups[1:] for p in g["params"]),
+        optimizer.param_groups.__delitem__(slice(1, None)),
+    ),
+    "a parameter removed": lambda optimizer: optimizer.param_groups[1]["params"].clear(),
+    "one inserted": lambda optimizer: optimizer.param_groups.insert(
+        0, {**optimizer.param_groups[0], "params": [torch.ones(2)]}
+    ),
+    "state loaded": lambda optimizer: optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict())),
+}
+
+
+@BOTH
+@pytest.mark.parametrize("change", CHANGES)
+def test_groups_may_be_reordered_and_removed_and_steps_stay_those_of_the_optimizer(make, change):
+    models = new_model(), new_model()
+    optimizers = [make(groups_of(model)) for model in models]
+    step_in_backward(models[0], optimizers[0])
+    for t in range(4):
+        for model, optimizer in zip(models, optimizers, strict=True):
+            if t == 2:
+                CHANGES[change](optimizer)
+            for param in model.parameters():
+                param.grad = None
+            loss_of(model, t).backward()
+            if model is models[1]:
+                optimizer.step()
+    assert_same_params(*models)
+    stepped = {id(param) for group in optimizers[0].param_groups for param in group["params"]}
+    for param in models[0].parameters():
+        assert (param.grad is None) == (id(param) in stepped)
+
+
+def test_messages_name_the_parameter_by_its_name_or_its_number_in_the_optimizer():
+    for named, label in ((True, r"params\['1'\]"), (False, r"params\[1\]")):
+        model = torch.nn.ParameterList([torch.nn.Parameter(torch.ones(3)) for _ in range(2)])
+        params = list(model.named_parameters() if named else model.parameters())
+        optimizer = rmsprop.torch.RMSprop([{"params": [each]} for each in params])
+        step_in_backward(model, optimizer)
+        optimizer.state[model[1]]["square_avg"] = torch.ones(4)
+        with pytest.raises(ValueError, match=label.replace("params", "state") + ".*does not match " + label):
+            model[1].sum().backward()

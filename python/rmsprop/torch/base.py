@@ -171,7 +171,7 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
         self._sharded_by = sharded_by
         self._has_inference_tensors |= any(param.is_inference() for param in params)
         if self.has_state_from_the_start or self._is_shared:
-            self.state.update(self._entries(pair for pair in self._pairs(groups) if not self.state.get(pair[0])))
+            self._complete_state(groups)
 
     def _check(self) -> None:
         """Raise what a step would raise with gradients that fit. Parameters without a shape yet are left for later."""
@@ -215,6 +215,10 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
             entries[param] = {**entry, **made}
         return entries
 
+    def _complete_state(self, groups: list[dict[str, Any]]) -> None:
+        """Make the state of all parameters of these groups that have a shape by now."""
+        self.state.update(self._entries(pair for pair in self._pairs(groups) if state.with_shape(pair[:1])))
+
     def _entries_with_missing_state(self) -> Entries:
         """Return the state of all parameters with a gradient. The stepper asks, in the middle of a step."""
         return self._entries(pair for pair in self._pairs() if pair[0].grad is not None)
@@ -227,7 +231,7 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
         then mix, as they do in Hogwild training: no update is complete for all, but each element is always one that
         some process wrote.
         """
-        self.state.update(self._entries(self._pairs()))
+        self._complete_state(self.param_groups)
         self._is_shared = True
         for entry in self.state.values():
             self._share(entry)
@@ -270,7 +274,10 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"state_dict: got {type(state_dict).__name__}, wanted a dict, as state_dict() returns it")
         if missing := {"state", "param_groups"} - state_dict.keys():
-            raise KeyError(f"state_dict: no {' and no '.join(sorted(missing))}")
+            raise KeyError(
+                f"state_dict: no {' and no '.join(sorted(missing))} (what torch.distributed.checkpoint has flattened, "
+                "its set_optimizer_state_dict loads)"
+            )
         last_hook = self.register_load_state_dict_pre_hook(state.carry)
         try:
             super().load_state_dict(state_dict)
@@ -303,7 +310,7 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
         self._stepper.check_tensors(groups, entries)
         super().__setstate__(new)
         if self.has_state_from_the_start:
-            self.state.update(self._entries(pair for pair in self._pairs() if not self.state.get(pair[0])))
+            self._complete_state(self.param_groups)
 
     @staticmethod
     def _take_defaults(groups: list[dict[str, Any]], defaults: dict[str, Any]) -> None:

@@ -11,6 +11,11 @@ from torch import Tensor, nn
 # By name, so that none of them is imported, and their namesakes in other libraries are known too.
 WRAPPERS = {"DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule"}
 
+CLIPPING = {
+    "ZeroRedundancyOptimizer": "torch.nn.utils.clip_grad_norm_",
+    "FullyShardedDataParallel": "clip_grad_norm_ of the module",
+}
+
 
 def sharding_constructor() -> str | None:
     """Return who constructs an optimizer for a part of the parameters, and leaves the others to other ranks."""
@@ -33,16 +38,11 @@ def refuse_what_needs_other_ranks(sharded_by: str | None, nonfinite: str, groups
     """Raise an error if a rank that has a part of the gradients would have to know all."""
     if sharded_by is None:
         return
+    where = f"under {sharded_by}, where each rank sees only its own gradients"
     if nonfinite != "propagate":
-        raise ValueError(
-            f"nonfinite: got {nonfinite!r} under {sharded_by}, where each rank sees only its own gradients and would "
-            "decide for itself; look at all gradients before step()"
-        )
+        raise ValueError(f"nonfinite: got {nonfinite!r} {where}, wanted 'propagate': look at all of them before step()")
     if any(group["clip_norm"] is not None for group in groups):
-        raise ValueError(
-            f"clip_norm: got a number under {sharded_by}, where each rank sees only its own gradients; clip all of "
-            "them before step(), with torch.nn.utils.clip_grad_norm_, or clip_grad_norm_ of the module if it has one"
-        )
+        raise ValueError(f"clip_norm: got a number {where}; clip before step(), with {CLIPPING[sharded_by]}")
 
 
 def wrapper_in(modules: Iterable[nn.Module]) -> str | None:
