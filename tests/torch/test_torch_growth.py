@@ -14,22 +14,22 @@ LINEAR = MANY / FEW  # 16; the square would be 256
 
 
 def groups_of(count):
-    return [{"params": [torch.ones(2, requires_grad=True)], "lr": 0.1} for _ in range(count)]
+    return [{"params": [torch.nn.Parameter(torch.ones(2))], "lr": 0.1} for _ in range(count)]
 
 
 def constructing(ours, count):
     groups = groups_of(count)
-    return lambda: ours(groups)
+    return lambda: ours(groups, num_threads=1)
 
 
 def loading(ours, count):
-    optimizer = ours(groups_of(count))
+    optimizer = ours(groups_of(count), num_threads=1)
     saved = optimizer.state_dict()
     return lambda: optimizer.load_state_dict(saved)
 
 
 def stepping(ours, count):
-    optimizer = ours(groups_of(count))
+    optimizer = ours(groups_of(count), num_threads=1)
     for group in optimizer.param_groups:
         group["params"][0].grad = torch.ones(2)
     optimizer.step()
@@ -37,13 +37,13 @@ def stepping(ours, count):
 
 
 def registering(ours, count):
-    optimizer = ours(groups_of(count))
+    optimizer = ours(groups_of(count), num_threads=1)
     module = torch.nn.ParameterList([group["params"][0] for group in optimizer.param_groups])
     return lambda: step_in_backward(module, optimizer)
 
 
 def stepping_in_backward(ours, count):
-    optimizer = ours(groups_of(count))
+    optimizer = ours(groups_of(count), num_threads=1)
     params = [group["params"][0] for group in optimizer.param_groups]
     step_in_backward(torch.nn.ParameterList(params), optimizer)
     return lambda: torch.autograd.backward([param.sum() for param in params])

@@ -405,7 +405,8 @@ def test_what_is_compiled_with_several_shapes_and_no_state_yet_has_the_bits_of_a
         import torch, rmsprop.torch
 
         def trained(ours, compiled):
-            params = [torch.ones(shape, dtype=torch.float64, requires_grad=True) for shape in ((4,), (2, 3), (), (5, 1))]
+            shapes = ((4,), (2, 3), (), (5, 1))
+            params = [torch.ones(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
             optimizer = getattr(rmsprop.torch, ours)(params, lr=0.1)
 
             def loss(x):

@@ -16,9 +16,11 @@ What differs from PyTorch:
 - with `centered`, a variance that rounding made negative counts as 0, where PyTorch gives NaN;
 - step counts are float64, which is exact, where PyTorch's float32 stands still at 2**24;
 - `load_state_dict` copies, where PyTorch shares the tensors, and keeps float32 state of 16-bit parameters;
-- sparse gradients are an error, as is any tensor that is masked, nested, quantized or not in the memory of the CPU;
-- loading the state of another kind of optimizer is an error, not a fresh start;
-- a parameter that is twice in a group is an error, where PyTorch warns and steps it twice.
+- sparse gradients are an error, as is any tensor that is masked, nested, quantized, distributed (DTensor), of a
+  transform (vmap), fake, or not in the memory of the CPU;
+- loading the state of another kind of optimizer, or hyperparameters that would make the step another one, is an error;
+- a parameter that is twice in a group is an error, where PyTorch warns and steps it twice;
+- where each process has a part of the gradients (ZeRO, FSDP), `clip_norm` and `nonfinite` are errors.
 """
 
 try:
