@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.modules.module import register_module_module_registration_hook
 
-from rmsprop._core import Naming, Stepper
 from rmsprop.torch import distributed, state, unsupported
-from rmsprop.torch.base import Entries, Optimizer
+from rmsprop.torch.base import Optimizer
 
 
 def step_in_backward(module: torch.nn.Module, optimizer: Optimizer) -> Registration:
@@ -67,7 +66,7 @@ def step_in_backward(module: torch.nn.Module, optimizer: Optimizer) -> Registrat
     if not params:
         raise ValueError("module: got one without a parameter to step that the optimizer has")
     _refuse_what_needs_all_gradients(optimizer, optimizer.param_groups, ValueError)
-    optimizer._check()
+    optimizer._check(optimizer.param_groups, optimizer.state)
     # State that is made between gradients would keep the allocator from using the memory of one for the next.
     optimizer.state.update(optimizer._entries((param, groups[param]) for param in state.with_shape(params)))
     return Registration(optimizer, params)
@@ -120,7 +119,7 @@ class _Hook:
     def __init__(self, registration: Registration) -> None:
         self._registration = registration
         self._optimizer = optimizer = registration._optimizer
-        self._stepper = Stepper(optimizer.rule.algorithm, Naming.torch)  # remembers what it has checked of it
+        self._stepper = optimizer._stepper.twin()  # remembers what it has checked of this parameter
 
     def __call__(self, param: Tensor) -> None:
         optimizer = self._optimizer
@@ -131,22 +130,18 @@ class _Hook:
         group, name = found
         _refuse_what_needs_all_gradients(optimizer, [group], RuntimeError)
         self._stepper.num_threads = optimizer.num_threads
-        self._pair = (param, group)
         try:
             self._stepper.step_tensors(
                 [{**group, "params": [param], "param_names": [name]}],
                 optimizer.state,
                 1.0,
-                self,
+                lambda: optimizer._entries([(param, group)]),
                 torch.autograd.graph.increment_version,
             )
         except (RuntimeError, TypeError) as error:
             unsupported.explain(error, [param])
             raise
         param.grad = None
-
-    def _entries_with_missing_state(self) -> Entries:
-        return self._optimizer._entries([self._pair])
 
 
 def _refuse_what_needs_all_gradients(

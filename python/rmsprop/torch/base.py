@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, ClassVar, NamedTuple, overload
+from typing import Any, ClassVar, overload
 
 import torch
 from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
 
-from rmsprop._core import Algorithm, Naming, Stepper
+from rmsprop._core import Naming, Rule, Stepper
 from rmsprop._optimizer.options import StepOptions
 from rmsprop.torch import distributed, state, unsupported
-
-
-class Rule(NamedTuple):
-    """Until C++ has the table."""
-
-    algorithm: Algorithm
-    state: tuple[str, ...]
-    accumulator: str
-
-
-rules = {
-    "rmsprop": Rule(Algorithm.rmsprop, ("square_avg", "grad_avg", "momentum_buffer"), "square_avg"),
-    "adagrad": Rule(Algorithm.adagrad, ("sum",), "sum"),
-}
 
 ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 Entries = dict[Tensor, dict[str, Any]]
@@ -60,7 +46,7 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
         self._admit(self.param_groups)
 
     def _set_up(self, nonfinite: str, num_threads: int | None) -> None:
-        self._stepper = Stepper(self.rule.algorithm, Naming.torch)
+        self._stepper = Stepper(self.rule.name, Naming.torch)
         self.nonfinite = nonfinite
         self.num_threads = num_threads
 
@@ -74,7 +60,9 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
         if self._has_inference_tensors or self._sharded_by:
             self._refuse_what_changed_around_it()
         try:
-            self._stepper.step_tensors(self.param_groups, self.state, 1.0, self, torch.autograd.graph.increment_version)
+            self._stepper.step_tensors(
+                self.param_groups, self.state, 1.0, self._missing_entries, torch.autograd.graph.increment_version
+            )
         except (RuntimeError, TypeError) as error:
             unsupported.explain(error, (param for param, _ in self._pairs()))
             raise
@@ -165,7 +153,7 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
     def _admit(self, groups: list[dict[str, Any]]) -> None:
         """Check groups that have just been added, and make the state that they need at once."""
         params = [param for group in groups for param in state.with_shape(group["params"])]
-        self._check()
+        self._check(self.param_groups, self.state)
         sharded_by = self._sharded_by or distributed.sharding_of(params)
         distributed.refuse_what_needs_other_ranks(sharded_by, self.nonfinite, self.param_groups)
         self._sharded_by = sharded_by
@@ -173,11 +161,14 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
         if self.has_state_from_the_start or self._is_shared:
             self._complete_state(groups)
 
-    def _check(self) -> None:
-        """Raise what a step would raise with gradients that fit. Parameters without a shape yet are left for later."""
-        groups = [{**group, "params": state.with_shape(group["params"])} for group in self.param_groups]
+    def _check(self, groups: list[dict[str, Any]], entries: dict[Any, Any]) -> None:
+        """Raise what a step would raise with gradients that fit, parameters without a shape yet left for later."""
+        groups = [{**group, "params": state.with_shape(group["params"])} for group in groups]
+        entries = {
+            param: state.without_casts(param, entries[param]) for param, _ in self._pairs(groups) if param in entries
+        }
         try:
-            self._stepper.check_tensors(groups, self.state)
+            self._stepper.check_tensors(groups, entries)
         except (RuntimeError, TypeError) as error:
             unsupported.explain(error, (param for param, _ in self._pairs(groups)))
             raise
@@ -188,22 +179,25 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
 
     # ---- State -------------------------------------------------------------------------------------------------------
 
-    def _state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
-        """Return the names of the state that a group with these hyperparameters uses."""
-        unused = {"momentum_buffer": not group.get("momentum"), "grad_avg": not group.get("centered")}
-        return tuple(name for name in self.rule.state if not unused.get(name))
+    def _with_names(self, pairs: Iterable[Pair]) -> Iterator[tuple[Tensor, dict[str, Any], tuple[str, ...]]]:
+        """Return parameters and groups with the names of the state that the hyperparameters need."""
+        last: dict[str, Any] | None = None
+        for param, group in pairs:
+            if group is not last:
+                last, names = group, self._stepper.state_names(group)
+            yield param, group, names
 
     @torch.inference_mode(False)
     @torch._disable_dynamo  # a compiler would trace this, although it does not trace the step that calls it
     def _entries(self, pairs: Iterable[Pair]) -> Entries:
         """Return the state of these parameters with all that the hyperparameters need now; what is missing is made."""
         entries = {}
-        for param, group in pairs:
+        for param, group, names in self._with_names(pairs):
             entry = dict(self.state.get(param) or {})
             made = {}
             if "step" not in entry:
                 made["step"] = torch.zeros((), dtype=torch.float64)
-            for name in self._state_names(group):
+            for name in names:
                 place = self.rule.state.index(name)
                 if name not in entry:
                     value = group["initial_accumulator_value"] if name == self.rule.accumulator else 0.0
@@ -219,9 +213,10 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
         """Make the state of all parameters of these groups that have a shape by now."""
         self.state.update(self._entries(pair for pair in self._pairs(groups) if state.with_shape(pair[:1])))
 
-    def _entries_with_missing_state(self) -> Entries:
+    def _missing_entries(self) -> Entries:
         """Return the state of all parameters with a gradient. The stepper asks, in the middle of a step."""
-        return self._entries(pair for pair in self._pairs() if pair[0].grad is not None)
+        entries: Entries = self._entries(pair for pair in self._pairs() if pair[0].grad is not None)
+        return entries
 
     def share_memory(self) -> None:
         """Put the state into shared memory, for processes that step the same shared parameters (A3C, Hogwild).
@@ -231,10 +226,11 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
         then mix, as they do in Hogwild training: no update is complete for all, but each element is always one that
         some process wrote.
         """
-        self._complete_state(self.param_groups)
-        self._is_shared = True
-        for entry in self.state.values():
-            self._share(entry)
+        with self._stepper.hold("share_memory"):
+            self._complete_state(self.param_groups)
+            self._is_shared = True
+            for entry in self.state.values():
+                self._share(entry)
 
     @staticmethod
     def _share(entry: Mapping[Any, Any]) -> None:
@@ -302,31 +298,31 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
         if "nonfinite" in new:  # a whole optimizer, from a pickle or a copy; state it lacks is made by the next step
             self._set_up(new.pop("nonfinite"), new.pop("num_threads"))
             self.skipped_steps = new.pop("skipped_steps")
-            self._take_defaults(groups, new["defaults"])
+            self.defaults = new["defaults"]
         else:
-            self._take_defaults(groups, self.defaults)
             state.refuse_other_rules(groups)
+        with self._stepper.hold("load_state_dict"):
+            for group in groups:
+                for name, value in self.defaults.items():
+                    group.setdefault(name, value)
+                state.refuse_what_only_gpus_need(group)
             self._unpack(groups, entries)
-        self._stepper.check_tensors(groups, entries)
-        super().__setstate__(new)
-        if self.has_state_from_the_start:
-            self._complete_state(self.param_groups)
-
-    @staticmethod
-    def _take_defaults(groups: list[dict[str, Any]], defaults: dict[str, Any]) -> None:
-        for group in groups:
-            for name, value in defaults.items():
-                group.setdefault(name, value)
-            state.refuse_what_only_gpus_need(group)
+            self._check(groups, entries)
+            super().__setstate__(new)
+            if self.has_state_from_the_start:
+                self._complete_state(self.param_groups)
 
     def _unpack(self, groups: list[dict[str, Any]], entries: dict[Any, Any]) -> None:
         """Put the state that was loaded in the place of what PyTorch made of it."""
-        if unknown := [key for key in entries if isinstance(key, int)]:  # parameters that were found are no numbers now
-            count = sum(len(group["params"]) for group in groups)
-            raise ValueError(f"state_dict: got state of parameter {unknown[0]}, but there are {count}")
         for key, carried in entries.items():
+            if not isinstance(carried, state.Carried):
+                continue  # from a pickle: it may be in memory that processes share
+            if isinstance(key, int):  # parameters that were found are no numbers now
+                count = sum(len(group["params"]) for group in groups)
+                raise ValueError(f"state_dict: got state of parameter {key}, but there are {count}")
             is_state = isinstance(key, Tensor) and isinstance(carried.entry, Mapping)
             entries[key] = state.unpacked(key, carried.entry, self.rule.state) if is_state else carried.entry
             if is_state and self._is_shared:
                 self._share(entries[key])
-        state.check_complete((entries.get(param), self._state_names(group)) for param, group in self._pairs(groups))
+        numbered = enumerate(self._with_names(self._pairs(groups)))
+        state.check_complete((number, entries.get(param), names) for number, (param, _, names) in numbered)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from rmsprop.torch.base import Optimizer, ParamsT, rules
+from rmsprop._core import rules
+from rmsprop.torch.base import Optimizer, ParamsT
 
 
 class RMSprop(Optimizer):

@@ -61,15 +61,15 @@ def check_kind(value: Tensor, param: Tensor, name: str) -> None:
         )
 
 
-def check_complete(numbered: Iterable[tuple[Any, tuple[str, ...]]]) -> None:
+def check_complete(entries: Iterable[tuple[int, Any, tuple[str, ...]]]) -> None:
     """Raise an error if a loaded entry has only a part of the state, or that of another optimizer.
 
     Args:
-        numbered: for each parameter its entry, and the names of the state that it needs.
+        entries: of each parameter its number, its entry, and the names of the state that it needs.
     """
-    for number, (entry, names) in enumerate(numbered):
-        for name in ("step", *names):
-            if entry and isinstance(entry, Mapping) and name not in entry:
+    for number, entry, names in entries:
+        for name in ("step", *names) if isinstance(entry, Mapping) and entry else ():
+            if name not in entry:
                 raise ValueError(f"state_dict: no {name!r} for parameter {number}, and these hyperparameters need it")
 
 
@@ -118,6 +118,13 @@ def needs_cast(value: Any, param: Tensor) -> bool:
         and value.is_complex() == param.is_complex()
         and (value.is_complex() or value.is_floating_point())
     )
+
+
+def without_casts(param: Tensor, entry: Any) -> Any:
+    """Return an entry without the state that the next step will cast."""
+    if not isinstance(entry, dict):
+        return entry
+    return {name: value for name, value in entry.items() if not needs_cast(value, param)}
 
 
 def copy_for(param: Tensor, value: Tensor, place: int) -> Tensor:
