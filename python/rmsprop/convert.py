@@ -169,7 +169,7 @@ def _needed_by(group: Mapping[str, Any], framework: str) -> tuple[str, ...]:
         raise ValueError(f"param_groups: wanted all hyperparameters of {' or '.join(rules)}, got {', '.join(group)}")
     if group.get("momentum") and not group["lr_in_momentum"]:
         raise ValueError(f"lr_in_momentum: got False, but the momentum of {framework} has the learning rate inside")
-    return state_names(rule, dict(group))
+    return state_names(rule, group)
 
 
 def _lists(state_dict: StateDict, names: Mapping[str, str], framework: str) -> tuple[int, dict[str, list[Array]]]:

@@ -8,9 +8,10 @@ from rmsprop._core import Naming, Rule, Stepper, rules
 __all__ = ["rule_with", "rules", "state_names"]
 
 
-def state_names(rule: Rule, group: dict[str, Any]) -> tuple[str, ...]:
+def state_names(rule: Rule, group: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the names of the state that a rule needs for the hyperparameters of a group."""
-    return Stepper(rule.name, Naming.optimizer).state_names(group)
+    hyperparameters = {name: group[name] for name in rule.hyperparameters}
+    return Stepper(rule.name, Naming.optimizer).state_names(hyperparameters)
 
 
 def rule_with(hyperparameters: Collection[str], absent: Mapping[str, Collection[str]] | None = None) -> Rule | None:
