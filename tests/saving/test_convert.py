@@ -470,6 +470,16 @@ def test_arrays_are_handed_out_as_copies():
     assert [array.any() for array in handed_out] == [False, False]
 
 
+def test_state_of_parameters_with_names_goes_to_keras_and_back():
+    ours = rmsprop.RMSprop([{"params": {"w": np.ones(2)}, "name": "first"}], **{**presets.keras, "momentum": 0.9})
+    ours.step({"w": np.ones(2)})
+    theirs = convert.to_keras(ours.state_dict())
+    assert list(theirs) == ["iteration", "velocity", "momentum"]
+    back = rmsprop.RMSprop({"w": np.ones(2)}, **{**presets.keras, "momentum": 0.9})
+    back.load_state_dict(convert.from_keras(theirs, back.state_dict()))
+    assert_same_bits(back.state["w"]["momentum_buffer"], ours.state["w"]["momentum_buffer"])
+
+
 def without_momentum(optimizer):
     optimizer.param_groups[0]["lr_in_momentum"] = False
 
