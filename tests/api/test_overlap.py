@@ -1,4 +1,4 @@
-"""Whether the arrays of a step share memory is proven once, exactly, and at a cost that grows no faster than they do."""
+"""Whether the arrays of a step share memory is proven once, exactly, and in time that grows about as they do."""
 
 from time import perf_counter
 

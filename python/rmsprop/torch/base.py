@@ -11,6 +11,7 @@ from torch.optim import optimizer as torch_optimizer
 
 from rmsprop._core import Naming, Rule, Stepper
 from rmsprop._optimizer.options import StepOptions
+from rmsprop._optimizer.types import Nonfinite
 from rmsprop.torch import distributed, state, unsupported
 
 ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
@@ -45,7 +46,7 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
             raise ValueError("some parameters appear in more than one parameter group")
         self._admit(self.param_groups)
 
-    def _set_up(self, nonfinite: str, num_threads: int | None) -> None:
+    def _set_up(self, nonfinite: Nonfinite, num_threads: int | None) -> None:
         self._stepper = Stepper(self.rule.name, Naming.torch)
         self.nonfinite = nonfinite
         self.num_threads = num_threads

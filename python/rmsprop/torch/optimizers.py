@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from rmsprop._core import rules
+from rmsprop._optimizer.types import Nonfinite
 from rmsprop.torch.base import Optimizer, ParamsT
 
 
@@ -88,7 +89,7 @@ class RMSprop(Optimizer):
         initial_accumulator_value: float = 0.0,
         clip_value: float | None = None,
         clip_norm: float | None = None,
-        nonfinite: str = "propagate",
+        nonfinite: Nonfinite = "propagate",
         num_threads: int | None = None,
     ) -> None:
         super().__init__(params, locals())
@@ -162,7 +163,7 @@ class Adagrad(Optimizer):
         decoupled_weight_decay: bool = False,
         clip_value: float | None = None,
         clip_norm: float | None = None,
-        nonfinite: str = "propagate",
+        nonfinite: Nonfinite = "propagate",
         num_threads: int | None = None,
     ) -> None:
         super().__init__(params, locals())
