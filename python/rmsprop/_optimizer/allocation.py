@@ -2,8 +2,8 @@
 
 At first a processor compares the address of a load with those of the stores before it by their last 12 bits alone.
 Arrays that lie at nearly the same place of a page make it see stores that are not there, and wait: in the caches that
-costs a step 6 % of its speed, and 17 % with all three kinds of state (bench/studies/placement.py). Memory from malloc mostly
-lies like that.
+costs a step 6 % of its speed, and 17 % with all three kinds of state (bench/studies/placement.py). Memory from malloc
+mostly lies like that.
 """
 
 from collections.abc import Callable
