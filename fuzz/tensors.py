@@ -294,13 +294,8 @@ def step_by_tensors(data, memory, algorithm, chosen, arrays):
     params, state = memory.given(arrays["param"]), {}
     group = {**DEFAULTS[algorithm], **chosen, "params": params}
 
-    class Owner:
-        @staticmethod
-        def _entries_with_missing_state():
-            return state
-
     def step():
-        stepper.step_tensors([group], state, 1.0, Owner, lambda params: None)
+        stepper.step_tensors([group], state, 1.0, None, lambda params: None)
 
     try:
         used, count = give(data, memory, params, state, arrays)

@@ -33,26 +33,38 @@ class Gathered {
   Gathered& operator=(const Gathered&) = delete;
 
   void clear();
-  void add(const Param& param, const Objects& objects) {
-    params_.push_back(param);
-    objects_.push_back(objects);
-  }
-  void end_group() { ends_.push_back(params_.size()); }
 
-  std::size_t size() const { return params_.size(); }
+  // To be called before more parameters are added than there were ever before.
+  void make_room(std::size_t params);
+  void add(const Param& param, const Objects& objects) {
+    params_[size_] = param;
+    objects_[size_++] = objects;
+    if (!holds_) return;
+    for (PyObject* object : objects) Py_XINCREF(object);
+  }
+  void end_group() { ends_.push_back(size_); }
+
+  std::size_t size() const { return size_; }
   const Param& param(std::size_t i) const { return params_[i]; }
-  std::span<const Objects> objects() const { return objects_; }
+  std::span<const Objects> objects() const { return {objects_.data(), size_}; }
   std::size_t end_of(std::size_t group) const { return ends_[group]; }
 
   // Keeps all objects alive until the next clear(). Before this is called, no Python code may run, and the GIL must not
-  // be released.
+  // be released. Where there is no GIL, objects are held from the start.
   void hold();
 
  private:
-  std::vector<Param> params_;
+#if defined(Py_GIL_DISABLED)
+  static constexpr bool holds_from_the_start = true;
+#else
+  static constexpr bool holds_from_the_start = false;
+#endif
+
+  std::size_t size_ = 0;
+  std::vector<Param> params_;  // these two may have more room
   std::vector<Objects> objects_;
   std::vector<std::size_t> ends_;  // of each group
-  bool holds_ = false;
+  bool holds_ = holds_from_the_start;
 };
 
 // A front end: where parameters, gradients and state come from, and where what a step makes of them goes. When it has
@@ -74,8 +86,8 @@ class Source {
   // have. Runs no Python code. Stops at state that is missing, unless there are no gradients.
   virtual std::optional<Missing> collect(Gathered& gathered) = 0;
 
-  // Where state was missing: has the front end make it, which runs Python code.
-  virtual void complete() = 0;
+  // Whether it has been given what was missing: it is made by its front end, between two calls.
+  virtual bool is_completed() const = 0;
 
   // Puts gradients that are stored negated or conjugated into the places of these, elsewhere in memory. False if this
   // front end does not do that. Runs Python code.

@@ -6,6 +6,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "arrays/views.hpp"
 #include "messages.hpp"
 #include "rmsprop/runtime.hpp"
 
@@ -66,22 +67,42 @@ double value_from(const HyperparameterInfo& info, PyObject* object) {
   }
 }
 
+py::object params_in(PyObject* dict) {
+  const py::object params = find(dict, Keys::get().params);
+  if (!params || !PyList_Check(params.ptr())) {
+    raise_value_error({"param_groups"}, "wanted a dict per group, with a list of arrays as 'params'");
+  }
+  return params;
+}
+
+// The most steps that a parameter of a group has taken.
+std::int64_t most_steps(PyObject* dict, const Group::Origin& origin) {
+  const py::object params = params_in(dict);
+  const auto count = static_cast<std::size_t>(PyList_GET_SIZE(params.ptr()));
+  const auto all = static_cast<std::size_t>(std::max<Py_ssize_t>(PyObject_Length(origin.steps), 0));
+  const std::int64_t* counts = counts_of(origin.steps, all);
+  if (counts == nullptr || origin.first_param + count > all) {
+    raise_value_error({"param_groups"}, "a schedule added or removed a group");
+  }
+  const std::span<const std::int64_t> own(counts + origin.first_param, count);
+  return count == 0 ? 0 : *std::max_element(own.begin(), own.end());
+}
+
 // The learning rate of a group: a number, a schedule, or, in PyTorch, a tensor, which its schedulers change in place.
-double learning_rate_from(const py::object& value, Naming naming, const std::function<std::int64_t()>& steps_taken) {
+double learning_rate_from(const py::object& value, Naming naming, PyObject* dict, const Group::Origin& origin) {
   if (PyFloat_CheckExact(value.ptr())) return PyFloat_AS_DOUBLE(value.ptr());
   py::object number = value;
   if (naming == Naming::torch) {
     if (py::hasattr(value, "item")) number = value.attr("item")();
   } else if (PyCallable_Check(value.ptr()) != 0) {
-    number = value(steps_taken());
+    number = value(most_steps(dict, origin));
   }
   return number_from(number.ptr(), "lr");
 }
 
-// Every reference is an owned one: what is done with a value may run code that drops it from the dict. Without
-// `steps_taken` the learning rate is left out, and no schedule is asked.
-std::vector<double> values_in(const Rule& rule, Naming naming, PyObject* dict,
-                              const std::function<std::int64_t()>& steps_taken) {
+// Every reference is an owned one: what is done with a value may run code that drops it from the dict. Without an
+// origin the learning rate is left out, and no schedule is asked.
+std::vector<double> values_in(const Rule& rule, Naming naming, PyObject* dict, const Group::Origin* origin) {
   const auto infos = rule.info().hyperparameters;
   std::vector<double> values(infos.size());
   Py_ssize_t known = 0;
@@ -89,10 +110,10 @@ std::vector<double> values_in(const Rule& rule, Naming naming, PyObject* dict,
     const py::object value = find(dict, rule.key(i));
     if (value) ++known;
     if (!value && i != rule.initial_value()) raise_value_error({infos[i].name}, "missing from the parameter group");
-    if (!value || (i == rule.lr() && steps_taken == nullptr)) {
+    if (!value || (i == rule.lr() && origin == nullptr)) {
       values[i] = infos[i].default_value;
     } else if (i == rule.lr()) {
-      values[i] = learning_rate_from(value, naming, steps_taken);
+      values[i] = learning_rate_from(value, naming, dict, *origin);
     } else {
       values[i] = value_from(infos[i], value.ptr());
     }
@@ -118,14 +139,6 @@ std::vector<double> values_in(const Rule& rule, Naming naming, PyObject* dict,
 
 unsigned state_of_values(const Rule& rule, const std::vector<double>& values) {
   return state_of(rule.info().make_update(values, 1.0, 1).rule);
-}
-
-py::object params_in(PyObject* dict) {
-  const py::object params = find(dict, Keys::get().params);
-  if (!params || !PyList_Check(params.ptr())) {
-    raise_value_error({"param_groups"}, "wanted a dict per group, with a list of arrays as 'params'");
-  }
-  return params;
 }
 
 }  // namespace
@@ -197,32 +210,43 @@ const char* name_of_state(const Rule& rule, Operand operand) {
   return "state";
 }
 
-void Group::read(const Rule& rule, Naming naming, const py::object& dict, const std::string& prefix, double grad_scale,
-                 const StepsTaken& steps_taken) {
+void Group::read(const Rule& rule, Naming naming, const py::object& dict, const Origin& origin, double grad_scale) {
   dict_ = dict;
   if (take_remembered(grad_scale)) return;
   seen_.clear();
+  is_read_ = false;
+  const auto prefixed = [&](const char* message) {
+    return origin.is_the_only_one ? message : "param_groups[" + std::to_string(origin.index) + "]: " + message;
+  };
   try {
     if (!PyDict_Check(dict.ptr())) {
       raise_type_error({"param_groups"}, "got " + type_name(dict.ptr()) + ", wanted a dict per group");
     }
-    const auto of_params = [&] { return steps_taken(params_in(dict.ptr())); };
-    values_ = values_in(rule, naming, dict.ptr(), of_params);
+    values_ = values_in(rule, naming, dict.ptr(), &origin);
   } catch (const py::type_error& error) {
-    throw py::type_error(prefix + error.what());
+    throw py::type_error(prefixed(error.what()));
   } catch (const py::value_error& error) {
-    throw py::value_error(prefix + error.what());
+    throw py::value_error(prefixed(error.what()));
   } catch (const std::invalid_argument& error) {
-    throw py::value_error(prefix + error.what());
+    throw py::value_error(prefixed(error.what()));
   }
   rule_ = &rule;
   params_ = params_in(dict.ptr());
   clip_norm_ = values_[rule.clip_norm()];
   state_needed_ = state_of_values(rule, values_);
   differs_between_steps_ = rule.info().depends_on_step(values_);
-  grad_scale_ = grad_scale;
   t_ = 0;
   remember(grad_scale);
+  is_read_ = true;
+}
+
+void Group::read_again(const Rule& rule, Naming naming, const py::object& dict, const Origin& origin,
+                       double grad_scale) {
+  if (!is_read_ || grad_scale != grad_scale_ || !PyDict_Check(dict.ptr())) {
+    return read(rule, naming, dict, origin, grad_scale);
+  }
+  dict_ = dict;
+  params_ = params_in(dict.ptr());
 }
 
 bool Group::take_remembered(double grad_scale) {
@@ -273,13 +297,10 @@ void Group::begin_step(const std::vector<Update>& others) {
   if (differs_between_steps_) t_ = 0;  // made anew, for the step that its first parameter is at
 }
 
-const Update& Group::update_for(std::int64_t t, std::vector<Update>& others) {
-  if (t_ == 0) {
-    update_ = rule_->info().make_update(values_, grad_scale_, t);
-    t_ = t;
-  }
-  if (t_ == t || !differs_between_steps_) return update_;
-  return others.emplace_back(rule_->info().make_update(values_, grad_scale_, t));
+const Update& Group::make_update_for(std::int64_t t, std::vector<Update>& others) {
+  if (t_ != 0) return others.emplace_back(rule_->info().make_update(values_, grad_scale_, t));
+  t_ = t;
+  return update_ = rule_->info().make_update(values_, grad_scale_, t);
 }
 
 void Group::set_clip_scale(double scale, std::vector<Update>& others, std::size_t end) {

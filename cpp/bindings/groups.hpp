@@ -6,7 +6,6 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <limits>
 #include <span>
 #include <string>
@@ -48,16 +47,24 @@ const char* name_of_state(const Rule& rule, Operand operand);
 // One parameter group, from step to step.
 class Group {
  public:
-  using StepsTaken = std::function<std::int64_t(const py::object& params)>;
+  // Where a dict of hyperparameters comes from.
+  struct Origin {
+    std::size_t index;        // of the group
+    bool is_the_only_one;     // so that messages need not name it
+    std::size_t first_param;  // among those of all groups
+    PyObject* steps;          // int64 array: how many steps each parameter has taken; null where there are no schedules
+  };
 
   // Reads and checks all hyperparameters of a dict, and takes its list of parameters. Raises TypeError or ValueError
-  // that names what is at fault, after `prefix`. If `lr` is callable it is called with steps_taken(). May run Python
-  // code.
+  // that names what is at fault. If `lr` is callable it is called with the most steps that a parameter of the group has
+  // taken. May run Python code.
   //
   // A dict that holds the very objects it held at the last call is not read again: numbers and flags never change, they
   // are only replaced by others.
-  void read(const Rule& rule, Naming naming, const py::object& dict, const std::string& prefix, double grad_scale,
-            const StepsTaken& steps_taken);
+  void read(const Rule& rule, Naming naming, const py::object& dict, const Origin& origin, double grad_scale);
+
+  // The same, but with the hyperparameters of the last call, if that was successful: no schedule is asked twice.
+  void read_again(const Rule& rule, Naming naming, const py::object& dict, const Origin& origin, double grad_scale);
 
   // Keeps hyperparameters, but neither the dict nor its parameters.
   void let_go();
@@ -74,7 +81,9 @@ class Group {
   // Parameters share an update as long as it does not depend on the step or they have taken equally many. Others get
   // one in `others`, which must not grow beyond its capacity.
   void begin_step(const std::vector<Update>& others);
-  const Update& update_for(std::int64_t t, std::vector<Update>& others);
+  const Update& update_for(std::int64_t t, std::vector<Update>& others) {
+    return t_ != 0 && (t_ == t || !differs_between_steps_) ? update_ : make_update_for(t, others);
+  }
   bool differs_between_steps() const { return differs_between_steps_; }
 
   // Scales the gradients of all updates of this group: its own, and those in `others` from `end` down to its first.
@@ -84,10 +93,12 @@ class Group {
  private:
   using Values = std::vector<double>;
 
+  const Update& make_update_for(std::int64_t t, std::vector<Update>& others);
   bool take_remembered(double grad_scale);
   void remember(double grad_scale);
 
   const Rule* rule_ = nullptr;
+  bool is_read_ = false;
   py::object dict_;
   py::object params_;
   Values values_;

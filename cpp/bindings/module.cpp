@@ -2,6 +2,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include "arrays/views.hpp"
 #include "rmsprop/runtime.hpp"
 #include "rules.hpp"
 #include "runtime.hpp"
@@ -9,6 +10,7 @@
 
 PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   m.attr("__version__") = RMSPROP_VERSION;
+  rmsprop::bindings::import_numpy();
   rmsprop::use_instruction_set_from_environment();  // what it throws becomes an ImportError
   rmsprop::bindings::register_runtime(m);
   rmsprop::bindings::register_rules(m);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstring>
 #include <utility>
 
 #include "arrays/lazy.hpp"
@@ -12,24 +13,10 @@ namespace {
 
 constexpr std::array operands = {param, grad, square_avg, grad_avg, momentum_buffer};
 
-// Objects are looked at this many tensors after they were asked for: about the time that memory takes.
-constexpr std::size_t prefetch_distance = 6;
-
-void prefetch(const void* address) {
-#if defined(__GNUC__) || defined(__clang__)
-  __builtin_prefetch(address);
-#else
-  (void)address;
-#endif
-}
-
-void prefetch_all(const Objects& objects) {
-  for (PyObject* object : objects) prefetch(object);
-}
-
 // The pointers are compared one by one: == of their arrays calls a function of the C library, which takes longer.
 bool is_same_written(const Tensor& a, const Tensor& b) {
-  bool same = a.size == b.size && a.dtype == b.dtype && a.packing == b.packing && a.layout == b.layout;
+  bool same = a.size == b.size && a.dtype == b.dtype && a.layout == b.layout;
+  same = same && std::memcmp(a.packing.data(), b.packing.data(), sizeof a.packing) == 0;
   for (const Operand operand : {param, square_avg, grad_avg, momentum_buffer}) {
     same = same && a.data[operand] == b.data[operand];
   }
@@ -80,7 +67,6 @@ std::optional<Refused> Plan::look_at_all(std::vector<Group>& groups) {
   for (std::size_t g = 0; g < groups.size(); ++g) {
     groups[g].begin_step(updates_);
     for (; i < gathered_.end_of(g); ++i) {
-      if (i + prefetch_distance < objects.size()) prefetch_all(objects[i + prefetch_distance]);
       Tensor tensor;
       tensor.update = &groups[g].update_for(gathered_.param(i).next_step, updates_);
       const bool is_ordinary = describe_ordinary(objects[i], tensor);

@@ -56,29 +56,38 @@ class Locked {
   Locked& operator=(const Locked&) = delete;
 };
 
-// The items of a list or tuple. With a GIL they are the list's own: good until Python code runs, unless they are held.
-// Without it they are those of a copy, which holds them.
+// The items of a list or tuple, or a single object. With a GIL those of a list are the list's own: good until Python
+// code runs, unless they are held. Without it they are those of a copy, which holds them.
 class Items {
  public:
   Items() = default;
-  explicit Items(PyObject* sequence) {
+  explicit Items(PyObject* sequence) : owner_(owned(sequence)) {
 #if defined(Py_GIL_DISABLED)
-    if (PyList_Check(sequence)) {
-      owner_ = py::reinterpret_steal<py::object>(PyList_AsTuple(sequence));
-      if (!owner_) throw py::error_already_set();
-      return;
-    }
+    if (PyList_Check(sequence)) owner_ = py::reinterpret_steal<py::object>(PyList_AsTuple(sequence));
+    if (!owner_) throw py::error_already_set();
 #endif
-    owner_ = owned(sequence);
+    size_ = static_cast<std::size_t>(PySequence_Fast_GET_SIZE(owner_.ptr()));
+    items_ = PySequence_Fast_ITEMS(owner_.ptr());
   }
 
-  std::size_t size() const { return owner_ ? static_cast<std::size_t>(PySequence_Fast_GET_SIZE(owner_.ptr())) : 0; }
-  PyObject* operator[](std::size_t i) const { return begin()[i]; }
-  PyObject* const* begin() const { return owner_ ? PySequence_Fast_ITEMS(owner_.ptr()) : nullptr; }
-  PyObject* const* end() const { return begin() + size(); }
+  // Of an object that stays where it is.
+  static Items of_one(PyObject* const& object) {
+    Items items;
+    items.owner_ = owned(object);
+    items.items_ = &object;
+    items.size_ = 1;
+    return items;
+  }
+
+  std::size_t size() const { return size_; }
+  PyObject* operator[](std::size_t i) const { return items_[i]; }
+  PyObject* const* begin() const { return items_; }
+  PyObject* const* end() const { return items_ + size_; }
 
  private:
   py::object owner_;
+  PyObject* const* items_ = nullptr;
+  std::size_t size_ = 0;
 };
 
 }  // namespace rmsprop::bindings

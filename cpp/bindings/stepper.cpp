@@ -62,24 +62,22 @@ py::object Stepper::num_threads() const {
 }
 
 // May run any Python code: schedules are called. `steps` is null where nobody has any.
-void Stepper::read_groups(Groups& groups, const py::object& list, const py::object& steps, double grad_scale) const {
+void Stepper::read_groups(Groups& groups, const py::object& list, PyObject* steps, double grad_scale,
+                          bool again) const {
   if (!PyList_Check(list.ptr())) {
     raise_type_error({"param_groups"}, "got " + type_name(list.ptr()) + ", wanted a list of dicts");
   }
   const auto count = static_cast<std::size_t>(PyList_GET_SIZE(list.ptr()));
   if (groups.size() != count) groups = Groups(count);
-  std::size_t first = 0;
-  for (std::size_t i = 0; i < count; ++i) {
-    const py::object dict = item_of(list.ptr(), i);
-    if (!dict) raise_value_error({"param_groups"}, "a schedule added or removed a group");
-    const auto steps_taken = [&](const py::object& params) {
-      return most_steps(steps, first, static_cast<std::size_t>(PyList_GET_SIZE(params.ptr())));
-    };
-    const std::string prefix = count == 1 ? "" : "param_groups[" + std::to_string(i) + "]: ";
-    groups[i].read(rule_, naming_, dict, prefix, grad_scale, steps_taken);
-    first += static_cast<std::size_t>(PyList_GET_SIZE(groups[i].params().ptr()));
+  Group::Origin origin = {0, count == 1, 0, steps};
+  for (Group& group : groups) {
+    const py::object dict = item_of(list.ptr(), origin.index);
+    if (!dict) break;
+    (group.*(again ? &Group::read_again : &Group::read))(rule_, naming_, dict, origin, grad_scale);
+    ++origin.index;
+    origin.first_param += static_cast<std::size_t>(PyList_GET_SIZE(group.params().ptr()));
   }
-  if (static_cast<std::size_t>(PyList_GET_SIZE(list.ptr())) != count) {
+  if (origin.index != count || static_cast<std::size_t>(PyList_GET_SIZE(list.ptr())) != count) {
     raise_value_error({"param_groups"}, "a schedule added or removed a group");
   }
 }
@@ -117,8 +115,8 @@ void Stepper::raise_outcome(const Outcome& outcome, const Source& source, const 
   throw std::logic_error("step: refused for no reason");
 }
 
-// Plans until there is nothing left that the front end can mend.
-void Stepper::run(Source& source, bool can_complete) {
+// Plans until there is nothing left that the source can mend.
+bool Stepper::run(Source& source) {
   const Nonfinite nonfinite = nonfinite_;
   const bool with_norm =
       nonfinite != Nonfinite::propagate ||
@@ -133,20 +131,15 @@ void Stepper::run(Source& source, bool can_complete) {
     const bool lacks_state = std::holds_alternative<Source::Missing>(outcome) ||
                              (naming_ == Naming::torch && refused != nullptr && refused->array.operand > grad &&
                               refused->problem.error == Problem::Error::type);
-    if (lazy != nullptr && std::exchange(can_resolve, false)) {
-      std::vector<std::size_t> indices;
-      for (const std::size_t i : lazy->tensors) indices.push_back(plan_.gathered().param(i).index);
-      if (!source.resolve(indices)) raise_outcome(outcome, source, plan_.gathered());
-    } else if (lacks_state && std::exchange(can_complete, false)) {
-      // A hyperparameter was changed to one that needs more state. A step that is not taken must not leave it behind,
-      // and one that is must not lose it: commit() puts it into its place, where no interrupt can arrive.
-      source.complete();
-    } else {
-      raise_outcome(outcome, source, plan_.gathered());
-    }
+    if (lacks_state && !source.is_completed() && naming_ != Naming::function) return false;
+    if (lazy == nullptr || !std::exchange(can_resolve, false)) raise_outcome(outcome, source, plan_.gathered());
+    std::vector<std::size_t> indices;
+    for (const std::size_t i : lazy->tensors) indices.push_back(plan_.gathered().param(i).index);
+    if (!source.resolve(indices)) raise_outcome(outcome, source, plan_.gathered());
     outcome = plan_.make(source, groups_, purpose);
   }
   take(nonfinite, with_norm, source);
+  return true;
 }
 
 // From here on nothing can fail: pure C++, without the GIL where that is worth it.
@@ -179,24 +172,25 @@ void Stepper::take(Nonfinite nonfinite, bool with_norm, Source& source) {
   }
 }
 
-void Stepper::step(const py::object& groups, const py::object& grads, const py::tuple& columns,
-                   const py::object& grad_scale, const py::object& allocate) {
+bool Stepper::step(const py::object& groups, const py::object& grads, const py::tuple& columns,
+                   const py::object& grad_scale, const py::object& more) {
   const BusyScope scope(*busy_, "step");
   const LetGo let_go(plan_, groups_);
-  const py::object keys = Columns::keys_in(columns);
-  read_groups(groups_, groups, columns[2], grad_scale_from(grad_scale));
-  const GradientsArgument gradients(grads, keys.ptr(), groups_, naming_ == Naming::function ? "grad" : "grads");
-  Columns source(rule_, naming_, groups_, columns, &gradients, allocate);
-  run(source, !allocate.is_none());
+  Columns::check(columns.ptr());
+  read_groups(groups_, groups, PyTuple_GET_ITEM(columns.ptr(), 2), grad_scale_from(grad_scale), !more.is_none());
+  const GradientsArgument gradients(grads, PyTuple_GET_ITEM(columns.ptr(), 0), groups_,
+                                    naming_ == Naming::function ? "grad" : "grads");
+  Columns source(rule_, naming_, groups_, columns, &gradients, more);
+  return run(source);
 }
 
-void Stepper::step_tensors(const py::object& groups, const py::dict& state, const py::object& grad_scale,
-                           const py::object& allocate, const py::object& on_written) {
+bool Stepper::step_tensors(const py::object& groups, const py::dict& state, const py::object& grad_scale,
+                           const py::object& more, const py::object& on_written) {
   const BusyScope scope(*busy_, "step");
   const LetGo let_go(plan_, groups_);
-  read_groups(groups_, groups, {}, grad_scale_from(grad_scale));
-  Tensors source(rule_, groups_, state, true, allocate, on_written, tensors_memory_);
-  run(source, !allocate.is_none());
+  read_groups(groups_, groups, nullptr, grad_scale_from(grad_scale), !more.is_none());
+  Tensors source(rule_, groups_, state, true, more, on_written, tensors_memory_);
+  return run(source);
 }
 
 void Stepper::check_all(Source& source, Groups& groups) const {
@@ -206,16 +200,16 @@ void Stepper::check_all(Source& source, Groups& groups) const {
 }
 
 void Stepper::check(const py::object& groups, const py::tuple& columns) const {
-  Columns::keys_in(columns);
+  Columns::check(columns.ptr());
   Groups own;
-  read_groups(own, groups, columns[2], 1.0);
+  read_groups(own, groups, PyTuple_GET_ITEM(columns.ptr(), 2), 1.0, false);
   Columns source(rule_, naming_, own, columns, nullptr, py::none());
   check_all(source, own);
 }
 
 void Stepper::check_tensors(const py::object& groups, const py::dict& state) const {
   Groups own;
-  read_groups(own, groups, {}, 1.0);
+  read_groups(own, groups, nullptr, 1.0, false);
   TensorsMemory memory;
   Tensors source(rule_, own, state, false, py::none(), py::none(), memory);
   check_all(source, own);
@@ -263,9 +257,9 @@ void register_stepper(py::module_& m) {
   py::class_<Stepper>(m, "Stepper")
       .def(py::init<const std::string&, Naming>(), py::arg("rule"), py::arg("naming"))
       .def("step", &Stepper::step, py::arg("groups"), py::arg("grads"), py::arg("columns"), py::arg("grad_scale"),
-           py::arg("allocate"))
+           py::arg("more"))
       .def("step_tensors", &Stepper::step_tensors, py::arg("groups"), py::arg("state"), py::arg("grad_scale"),
-           py::arg("allocate"), py::arg("on_written"))
+           py::arg("more"), py::arg("on_written"))
       .def("check", &Stepper::check, py::arg("groups"), py::arg("columns"))
       .def("check_tensors", &Stepper::check_tensors, py::arg("groups"), py::arg("state"))
       .def("state_names", &Stepper::state_names, py::arg("group"))

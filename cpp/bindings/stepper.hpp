@@ -29,16 +29,18 @@ class Stepper {
   // Another one for the same optimizer: only one of them can be in a step.
   std::unique_ptr<Stepper> twin() const;
 
+  // Return false, and have done nothing, if state is missing that the hyperparameters need. Its front end makes it and
+  // calls again, with it as `more`: what is there already stays, and no schedule is asked twice.
+  //
   // groups      list of dicts of hyperparameters, each with "params", a list of arrays
   // grads       see GradientsArgument
   // columns     see Columns
-  // allocate    None, or a callable that returns columns with the state that is missing, for a step that needs more
-  void step(const py::object& groups, const py::object& grads, const py::tuple& columns, const py::object& grad_scale,
-            const py::object& allocate);
+  bool step(const py::object& groups, const py::object& grads, const py::tuple& columns, const py::object& grad_scale,
+            const py::object& more);
 
   // The same for an optimizer of PyTorch, whose parameters bring their gradients; see Tensors.
-  void step_tensors(const py::object& groups, const py::dict& state, const py::object& grad_scale,
-                    const py::object& allocate, const py::object& on_written);
+  bool step_tensors(const py::object& groups, const py::dict& state, const py::object& grad_scale,
+                    const py::object& more, const py::object& on_written);
 
   // Raise what a step would raise with gradients that fit. State may be missing. They work on memory of their own, and
   // so at any time.
@@ -67,8 +69,8 @@ class Stepper {
  private:
   using Groups = std::vector<Group>;
 
-  void read_groups(Groups& groups, const py::object& list, const py::object& steps, double grad_scale) const;
-  void run(Source& source, bool can_complete);
+  void read_groups(Groups& groups, const py::object& list, PyObject* steps, double grad_scale, bool again) const;
+  bool run(Source& source);
   void take(Nonfinite nonfinite, bool with_norm, Source& source);
   void check_all(Source& source, Groups& groups) const;
   [[noreturn]] void raise_outcome(const Outcome& outcome, const Source& source, const Gathered& gathered) const;

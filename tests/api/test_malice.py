@@ -486,7 +486,7 @@ RAW = """
         state, steps = ([big()], [big()], [big()]), np.zeros(1, np.int64)
         arguments = dict(groups=[group], columns=([0], state, steps))
         if method == "step":
-            arguments |= dict(grads=[big()], grad_scale=1.0, allocate=None)
+            arguments |= dict(grads=[big()], grad_scale=1.0, more=None)
         getattr(Stepper("rmsprop", Naming.optimizer), method)(**arguments | changes)
 
     group = {**rmsprop.RMSprop([big()], momentum=0.9, centered=True).param_groups[0], "params": [big()]}

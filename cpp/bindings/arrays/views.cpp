@@ -25,29 +25,9 @@ constexpr std::array<ElementType, 4> element_types = {{{DType::float32, Packing:
                                                        {DType::float64, Packing::none, true}}};
 
 // What NumPy keeps for the life of the process.
-struct NumPy {
-  PyTypeObject* array_type;
-  std::array<PyObject*, 4> descriptors;  // one per element type, in the machine's byte order
-  PyObject* int64;
-  PyTypeObject* scalar_type;
-
-  static const NumPy& get() {
-    PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<NumPy> storage;
-    return storage
-        .call_once_and_store_result([] {
-          const auto module = py::module_::import("numpy");
-          NumPy numpy{};
-          numpy.array_type = reinterpret_cast<PyTypeObject*>(module.attr("ndarray").ptr());
-          for (std::size_t i = 0; i < type_names.size(); ++i) {
-            numpy.descriptors[i] = module.attr("dtype")(type_names[i]).release().ptr();
-          }
-          numpy.int64 = module.attr("dtype")("int64").release().ptr();
-          numpy.scalar_type = reinterpret_cast<PyTypeObject*>(module.attr("generic").ptr());
-          return numpy;
-        })
-        .get_stored();
-  }
-};
+std::array<PyObject*, 4> descriptors = {};  // one for each element type, in the machine's byte order
+PyObject* int64_descriptor = nullptr;
+PyTypeObject* scalar_type = nullptr;
 
 // By its name: the type itself may never have been imported, and to look it up among the modules could run Python code.
 bool is_masked(PyObject* array) {
@@ -64,13 +44,12 @@ Problem value_problem(std::string what) { return {Problem::Error::value, std::mo
 Problem unusable(const std::string& wanted) { return {Problem::Error::unusable, "got {found}, wanted " + wanted}; }
 
 std::optional<ElementType> element_type_of(PyObject* descriptor) {
-  const NumPy& numpy = NumPy::get();
   for (std::size_t i = 0; i < type_names.size(); ++i) {
-    if (descriptor == numpy.descriptors[i]) return element_types[i];
+    if (descriptor == descriptors[i]) return element_types[i];
   }
   // A dtype can equal one of ours without being the same object, such as one with metadata.
   for (std::size_t i = 0; i < type_names.size(); ++i) {
-    if (py::handle(descriptor).equal(py::handle(numpy.descriptors[i]))) return element_types[i];
+    if (py::handle(descriptor).equal(py::handle(descriptors[i]))) return element_types[i];
   }
   return std::nullopt;
 }
@@ -204,17 +183,22 @@ std::int64_t View::size() const {
   return elements;
 }
 
-bool is_array(PyObject* object) { return PyObject_TypeCheck(object, NumPy::get().array_type); }
+void import_numpy() {
+  const auto numpy = py::module_::import("numpy");
+  array_type = reinterpret_cast<PyTypeObject*>(numpy.attr("ndarray").ptr());
+  scalar_type = reinterpret_cast<PyTypeObject*>(numpy.attr("generic").ptr());
+  for (std::size_t i = 0; i < type_names.size(); ++i) {
+    descriptors[i] = numpy.attr("dtype")(type_names[i]).release().ptr();
+  }
+  int64_descriptor = numpy.attr("dtype")("int64").release().ptr();
+}
 
-bool is_exact_array(PyObject* object) { return object != nullptr && Py_TYPE(object) == NumPy::get().array_type; }
-
-bool is_numpy_scalar(PyObject* object) { return PyObject_TypeCheck(object, NumPy::get().scalar_type); }
+bool is_numpy_scalar(PyObject* object) { return PyObject_TypeCheck(object, scalar_type); }
 
 bool is_viewable(PyObject* object) { return is_array(object) || has_exchange_api(Py_TYPE(object)); }
 
 std::optional<Problem> look(PyObject* object, View& view) {
-  const PyTypeObject* array_type = NumPy::get().array_type;
-  if (Py_TYPE(object) != array_type) {
+  if (!is_exact_array(object)) {
     if (has_exchange_api(Py_TYPE(object)) || is_capsule(object)) return look_at_foreign(object, view);
     if (has_own_dispatch(Py_TYPE(object))) {
       return unusable(
@@ -290,10 +274,10 @@ bool same_shape(const py::detail::PyArray_Proxy* a, const py::detail::PyArray_Pr
   return true;
 }
 
-bool describe_ordinary_numpy(const NumPy& numpy, std::span<PyObject* const, operand_count> objects, Tensor& tensor) {
+bool describe_ordinary_numpy(std::span<PyObject* const, operand_count> objects, Tensor& tensor) {
   const auto* first = py::detail::array_proxy(objects[param]);
   const auto is_ordinary = [&](int operand, int flags) {
-    if (Py_TYPE(objects[operand]) != numpy.array_type) return false;
+    if (!is_exact_array(objects[operand])) return false;
     const auto* array = py::detail::array_proxy(objects[operand]);
     tensor.data[operand] = reinterpret_cast<std::byte*>(array->data);
     return (array->flags & flags) == flags && array->descr == first->descr && same_shape(array, first);
@@ -306,9 +290,9 @@ bool describe_ordinary_numpy(const NumPy& numpy, std::span<PyObject* const, oper
   for (int operand = square_avg; operand < operand_count; ++operand) {
     if (objects[operand] != nullptr && !is_ordinary(operand, written)) return false;
   }
-  const auto descriptor = std::find(numpy.descriptors.begin(), numpy.descriptors.end(), first->descr);
-  if (descriptor == numpy.descriptors.end()) return false;
-  set_type(tensor, element_types[static_cast<std::size_t>(descriptor - numpy.descriptors.begin())]);
+  const auto descriptor = std::find(descriptors.begin(), descriptors.end(), first->descr);
+  if (descriptor == descriptors.end()) return false;
+  set_type(tensor, element_types[static_cast<std::size_t>(descriptor - descriptors.begin())]);
   for (int d = 0; d < first->nd; ++d) tensor.size *= first->dimensions[d];
   return true;
 }
@@ -349,9 +333,8 @@ bool describe_ordinary_foreign(std::span<PyObject* const, operand_count> objects
 }  // namespace
 
 bool describe_ordinary(std::span<PyObject* const, operand_count> objects, Tensor& tensor) {
-  const NumPy& numpy = NumPy::get();
-  return Py_TYPE(objects[param]) == numpy.array_type ? describe_ordinary_numpy(numpy, objects, tensor)
-                                                     : describe_ordinary_foreign(objects, tensor);
+  return is_exact_array(objects[param]) ? describe_ordinary_numpy(objects, tensor)
+                                        : describe_ordinary_foreign(objects, tensor);
 }
 
 void describe(const View& view, Layout& layout, int operand) {
@@ -368,11 +351,10 @@ void describe(const View& view, Layout& layout, int operand) {
 }
 
 std::int64_t* counts_of(PyObject* object, std::size_t count) {
-  const NumPy& numpy = NumPy::get();
   // An unpickled array has a dtype object of its own, equal to the one that is known here.
-  const bool is_int64 = PyObject_TypeCheck(object, numpy.array_type) &&
-                        (py::detail::array_proxy(object)->descr == numpy.int64 ||
-                         py::handle(py::detail::array_proxy(object)->descr).equal(py::handle(numpy.int64)));
+  const bool is_int64 =
+      is_array(object) && (py::detail::array_proxy(object)->descr == int64_descriptor ||
+                           py::handle(py::detail::array_proxy(object)->descr).equal(py::handle(int64_descriptor)));
   if (!is_int64) return nullptr;
   const View view(py::detail::array_proxy(object), {DType::float64});  // as wide as an int64
   const bool fits = view.ndim() == 1 && view.shape(0) == static_cast<std::int64_t>(count) && view.is_c_contiguous() &&

@@ -63,9 +63,13 @@ class View {
   bool is_c_contiguous_ = false;
 };
 
+// The type of NumPy's arrays, from the import of this module on.
+inline PyTypeObject* array_type = nullptr;
+void import_numpy();
+
 // True for any NumPy array, or only for one of no subclass.
-bool is_array(PyObject* object);
-bool is_exact_array(PyObject* object);
+inline bool is_array(PyObject* object) { return PyObject_TypeCheck(object, array_type); }
+inline bool is_exact_array(PyObject* object) { return Py_TYPE(object) == array_type; }
 
 // True for a NumPy scalar, such as what an operator makes of arrays without dimensions.
 bool is_numpy_scalar(PyObject* object);

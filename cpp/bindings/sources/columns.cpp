@@ -1,142 +1,127 @@
 #include "columns.hpp"
 
-#include <algorithm>
 #include <limits>
 #include <string>
 
 #include "../arrays/views.hpp"
 
 namespace rmsprop::bindings {
-namespace {
-
-constexpr std::int64_t most_step_counts = std::numeric_limits<std::int64_t>::max();
-
-std::int64_t* counts_in(const py::object& steps, std::size_t params) {
-  std::int64_t* counts = counts_of(steps.ptr(), params);
-  if (counts == nullptr) {
-    raise_value_error({"steps"}, "wanted a dense, writeable int64 array with one entry for each parameter");
-  }
-  return counts;
-}
-
-std::size_t size_of(const py::object& keys) {
-  return keys.is_none() ? 1 : static_cast<std::size_t>(PyList_GET_SIZE(keys.ptr()));
-}
-
-}  // namespace
-
-std::int64_t most_steps(const py::object& steps, std::size_t first, std::size_t count) {
-  const auto all = static_cast<std::size_t>(std::max<Py_ssize_t>(PyObject_Length(steps.ptr()), 0));
-  const std::int64_t* counts = counts_in(steps, all);
-  if (first + count > all) raise_value_error({"param_groups"}, "a schedule added or removed a group");
-  std::int64_t most = 0;
-  for (std::size_t i = first; i < first + count; ++i) most = std::max(most, counts[i]);
-  return most;
-}
-
 Columns::Columns(const Rule& rule, Naming naming, const std::vector<Group>& groups, const py::tuple& columns,
-                 const GradientsArgument* grads, const py::object& allocate)
+                 const GradientsArgument* grads, const py::object& more)
     : rule_(rule),
       naming_(naming),
       groups_(groups),
       grads_(grads),
-      allocate_(allocate),
-      keys_(keys_in(columns)),
-      state_(columns[1]),
-      steps_(columns[2]) {}
-
-py::object Columns::keys_in(const py::tuple& columns) {
-  if (columns.size() != 3) raise_value_error({"columns"}, "wanted a tuple of keys, state and steps");
-  py::object keys = columns[0];
-  if (!keys.is_none() && !PyList_Check(keys.ptr())) raise_type_error({"keys"}, "wanted a list or None");
-  return keys;
+      columns_(columns),
+      keys_(PyTuple_GET_ITEM(columns.ptr(), 0)),
+      state_(PyTuple_GET_ITEM(columns.ptr(), 1)),
+      steps_(PyTuple_GET_ITEM(columns.ptr(), 2)),
+      has_more_(!more.is_none()) {
+  if (!has_more_) return;
+  check(more.ptr());
+  more_ = state_in(PyTuple_GET_ITEM(more.ptr(), 1));
 }
 
-Items Columns::state_column(const py::object& state, std::size_t kind, std::size_t params) const {
-  const std::size_t kinds = rule_.info().state.size();
-  if (!PyTuple_Check(state.ptr()) || static_cast<std::size_t>(PyTuple_GET_SIZE(state.ptr())) != kinds) {
-    raise_value_error({"state"}, "wanted a tuple with a list for each of " + std::to_string(kinds) + " kinds");
+void Columns::check(PyObject* columns) {
+  if (!PyTuple_Check(columns) || PyTuple_GET_SIZE(columns) != 3) {
+    raise_value_error({"columns"}, "wanted a tuple of keys, state and steps");
   }
-  PyObject* list = PyTuple_GET_ITEM(state.ptr(), static_cast<Py_ssize_t>(kind));
-  if (!PyList_Check(list)) raise_value_error({"state"}, "wanted lists with one entry for each parameter");
-  Items items(list);
-  if (items.size() != params) raise_value_error({"state"}, "wanted lists with one entry for each parameter");
-  return items;
+  PyObject* keys = PyTuple_GET_ITEM(columns, 0);
+  if (keys != Py_None && !PyList_Check(keys)) raise_type_error({"keys"}, "wanted a list or None");
+}
+
+std::size_t Columns::params() const { return keys_ == Py_None ? 1 : static_cast<std::size_t>(PyList_GET_SIZE(keys_)); }
+
+// From a tuple with a list for each kind of state of the rule, with an entry for each parameter.
+Columns::State Columns::state_in(PyObject* columns) const {
+  const auto kinds = rule_.info().state;
+  if (!PyTuple_Check(columns) || static_cast<std::size_t>(PyTuple_GET_SIZE(columns)) != kinds.size()) {
+    raise_value_error({"state"}, "wanted a tuple with a list for each of " + std::to_string(kinds.size()) + " kinds");
+  }
+  State state;
+  for (std::size_t kind = 0; kind < kinds.size(); ++kind) {
+    PyObject* list = PyTuple_GET_ITEM(columns, static_cast<Py_ssize_t>(kind));
+    Items& items = state[kinds[kind].operand];
+    if (PyList_Check(list)) items = Items(list);
+    if (!PyList_Check(list) || items.size() != params()) {
+      raise_value_error({"state"}, "wanted lists with one entry for each parameter");
+    }
+  }
+  return state;
 }
 
 std::optional<Source::Missing> Columns::collect(Gathered& gathered) {
-  const std::size_t params = size_of(keys_);
+  const std::size_t count = params();
   std::size_t found = 0;
   for (const Group& group : groups_) found += static_cast<std::size_t>(PyList_GET_SIZE(group.params().ptr()));
-  if (found != params) {
+  if (found != count) {
     raise_value_error({"param_groups"}, "got " + std::to_string(found) + " parameters, wanted the " +
-                                            std::to_string(params) + " that there is state for");
+                                            std::to_string(count) + " that there is state for");
   }
-  const Items grads = grads_ == nullptr ? Items() : grads_->items(params);
-  const auto kinds = rule_.info().state;
-  std::array<Items, operand_count> state;
-  for (std::size_t kind = 0; kind < kinds.size(); ++kind) {
-    state[kinds[kind].operand] = state_column(completed_state_ ? completed_state_ : state_, kind, params);
+  const Items grads = grads_ == nullptr ? Items() : grads_->items(count);
+  const State state = state_in(state_);
+  counts_ = counts_of(steps_, count);
+  if (counts_ == nullptr) {
+    raise_value_error({"steps"}, "wanted a dense, writeable int64 array with one entry for each parameter");
   }
-  const std::int64_t* counts = counts_in(steps_, params);
-  std::size_t index = 0;
+  gathered.make_room(count);
+  std::size_t first = 0;
   for (const Group& group : groups_) {
     const Items own(group.params().ptr());
-    for (std::size_t i = 0; i < own.size(); ++i, ++index) {
-      if (index >= params) raise_value_error({"param_groups"}, "other code added a parameter meanwhile");
+    if (own.size() > count - first) raise_value_error({"param_groups"}, "other code added a parameter meanwhile");
+    std::array<Operand, operand_count> needed;
+    std::size_t kinds = 0;
+    for (const StateInfo& kind : rule_.info().state) {
+      if ((group.state_needed() >> kind.operand & 1u) != 0) needed[kinds++] = kind.operand;
+    }
+    for (std::size_t i = 0; i < own.size(); ++i) {
+      const std::size_t index = first + i;
       Objects objects = {own[i], grads_ == nullptr ? nullptr : grads[index]};
       if (objects[grad] == Py_None) continue;
-      for (const StateInfo& kind : kinds) {
-        if ((group.state_needed() >> kind.operand & 1u) == 0) continue;
-        PyObject* array = state[kind.operand][index];
+      for (std::size_t kind = 0; kind < kinds; ++kind) {
+        const Operand operand = needed[kind];
+        PyObject* array = state[operand][index];
+        if (array == Py_None && has_more_) array = more_[operand][index];
         if (array != Py_None) {
-          objects[kind.operand] = array;
+          objects[operand] = array;
         } else if (grads_ != nullptr) {
-          return Missing{index, kind.operand};
+          return Missing{index, operand};
         }
       }
-      if (counts[index] < 0 || counts[index] == most_step_counts) {
-        gathered.hold();
+      if (counts_[index] < 0 || counts_[index] == std::numeric_limits<std::int64_t>::max()) {
         raise_value_error(label(index, param),
-                          "its step count is " + std::to_string(counts[index]) + ", wanted one from 0 to 2**63 - 2");
+                          "its step count is " + std::to_string(counts_[index]) + ", wanted one from 0 to 2**63 - 2");
       }
-      gathered.add({index, counts[index] + 1}, objects);
+      gathered.add({index, counts_[index] + 1}, objects);
     }
+    first += own.size();
     gathered.end_group();
   }
   return std::nullopt;
 }
 
-void Columns::complete() {
-  if (allocate_.is_none()) return;
-  const py::tuple columns = allocate_();
-  keys_in(columns);
-  completed_state_ = columns[1];
-  completed_.clear();
-  for (std::size_t kind = 0; kind < rule_.info().state.size(); ++kind) {
-    completed_.push_back(state_column(completed_state_, kind, size_of(keys_)));
-  }
-}
-
 // Where a list has nothing it gets what was made; nothing is compared, and no Python code runs.
-void Columns::commit(const Gathered& gathered, bool /*was_disturbed*/) {
-  if (std::int64_t* counts = counts_of(steps_.ptr(), size_of(keys_))) {
-    for (std::size_t i = 0; i < gathered.size(); ++i) counts[gathered.param(i).index] = gathered.param(i).next_step;
+void Columns::commit(const Gathered& gathered, bool was_disturbed) {
+  if (was_disturbed) counts_ = counts_of(steps_, params());
+  for (std::size_t i = 0; i < gathered.size() && counts_ != nullptr; ++i) {
+    counts_[gathered.param(i).index] = gathered.param(i).next_step;
   }
-  for (std::size_t kind = 0; kind < completed_.size(); ++kind) {
-    PyObject* list = PyTuple_GET_ITEM(state_.ptr(), static_cast<Py_ssize_t>(kind));
+  if (!has_more_) return;
+  for (std::size_t kind = 0; kind < rule_.info().state.size(); ++kind) {
+    const Items& more = more_[rule_.info().state[kind].operand];
+    PyObject* list = PyTuple_GET_ITEM(state_, static_cast<Py_ssize_t>(kind));
     const Locked lock(list);
-    for (std::size_t index = 0; index < completed_[kind].size(); ++index) {
+    for (std::size_t index = 0; index < more.size(); ++index) {
       const auto place = static_cast<Py_ssize_t>(index);
       if (place >= PyList_GET_SIZE(list) || PyList_GET_ITEM(list, place) != Py_None) continue;
-      PyList_SET_ITEM(list, place, owned(completed_[kind][index]).release().ptr());  // None is never freed
+      PyList_SET_ITEM(list, place, owned(more[index]).release().ptr());  // None is never freed
     }
   }
 }
 
 Label Columns::label(std::size_t index, Operand operand) const {
   py::object key;
-  if (!keys_.is_none()) key = owned(Items(keys_.ptr())[index]);
+  if (keys_ != Py_None) key = item_of(keys_, index);
   const bool is_function = naming_ == Naming::function;
   if (operand == param) return {is_function ? "param" : "params", key};
   if (operand == grad) return {is_function ? "grad" : "grads", key};

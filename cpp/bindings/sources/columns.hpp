@@ -21,33 +21,36 @@ namespace rmsprop::bindings {
 //   steps  int64 array: how many steps each parameter has taken; one more where there is a gradient
 class Columns : public Source {
  public:
-  // The keys of columns, a list or None. Raises TypeError or ValueError if these are no columns.
-  static py::object keys_in(const py::tuple& columns);
+  // Raises TypeError or ValueError if these are no columns.
+  static void check(PyObject* columns);
 
-  // grads is null to check. `allocate` returns columns that have the state that is missing, or is None.
+  // grads is null to check. `more` are columns that have state which is missing in the others, or None.
   Columns(const Rule& rule, Naming naming, const std::vector<Group>& groups, const py::tuple& columns,
-          const GradientsArgument* grads, const py::object& allocate);
+          const GradientsArgument* grads, const py::object& more);
 
   std::optional<Missing> collect(Gathered& gathered) override;
-  void complete() override;
+  bool is_completed() const override { return has_more_; }
   bool resolve(std::span<const std::size_t> /*indices*/) override { return false; }
   void commit(const Gathered& gathered, bool was_disturbed) override;
   Label label(std::size_t index, Operand operand) const override;
 
  private:
-  Items state_column(const py::object& state, std::size_t kind, std::size_t params) const;
+  // By operand; empty where the rule has no such state.
+  using State = std::array<Items, operand_count>;
+  State state_in(PyObject* columns) const;
+  std::size_t params() const;
 
   const Rule& rule_;
   Naming naming_;
   const std::vector<Group>& groups_;
   const GradientsArgument* grads_;
-  py::object allocate_;
-  py::object keys_, state_, steps_;
-  py::object completed_state_;    // null until it was asked for
-  std::vector<Items> completed_;  // its columns
+  const py::tuple& columns_;  // which keeps these alive:
+  PyObject* keys_;
+  PyObject* state_;
+  PyObject* steps_;
+  std::int64_t* counts_ = nullptr;  // in `steps_`
+  State more_;
+  bool has_more_;
 };
-
-// How many steps the parameters [first, first + count) have taken at most: what a schedule is asked with.
-std::int64_t most_steps(const py::object& steps, std::size_t first, std::size_t count);
 
 }  // namespace rmsprop::bindings

@@ -16,7 +16,7 @@ bool are_names(PyObject* keys) {
   return names.size() > 0 && PyUnicode_Check(names[0]);
 }
 
-bool needs_conversion(PyObject* grad) { return grad != Py_None && !is_viewable(grad); }
+bool needs_conversion(PyObject* grad) { return !is_exact_array(grad) && grad != Py_None && !is_viewable(grad); }
 
 // The parameter of this index, or null.
 py::object param_of(const std::vector<Group>& groups, std::size_t index) {
@@ -59,7 +59,9 @@ GradientsArgument::GradientsArgument(const py::object& grads, PyObject* keys, co
     if (PyList_Check(grads.ptr()) || PyTuple_Check(grads.ptr()) || PyDict_Check(grads.ptr())) {
       raise_kind(grads, "one numpy.ndarray, since the parameter is one array, too, in no list or dict");
     }
-    sequence_ = py::make_tuple(grads);
+    single_owner_ = needs_conversion(grads.ptr()) ? converted(grads, groups, 0) : grads;
+    single_ = single_owner_.ptr();
+    return;
   } else if (are_names(keys)) {
     const bool is_mapping = PyDict_Check(grads.ptr()) || (PyMapping_Check(grads.ptr()) && py::hasattr(grads, "keys"));
     if (!is_mapping) raise_kind(grads, "a dict with the names of the parameters");
@@ -91,7 +93,7 @@ py::list GradientsArgument::in_order_of(PyObject* names, const py::dict& grads) 
 }
 
 Items GradientsArgument::items(std::size_t params) const {
-  Items items(sequence_.ptr());
+  const Items items = single_ != nullptr ? Items::of_one(single_) : Items(sequence_.ptr());
   if (items.size() != params) {
     raise_value_error({argument_}, "got " + std::to_string(items.size()) + " gradients, wanted " +
                                        std::to_string(params) + ", one for each parameter");

@@ -28,7 +28,9 @@ class GradientsArgument {
   [[noreturn]] void raise_kind(const py::object& grads, const char* wanted) const;
 
   const char* argument_;
-  py::object sequence_;  // a list or a tuple
+  py::object sequence_;      // a list or a tuple, or null if there is a single gradient, which
+  py::object single_owner_;  // this owns
+  PyObject* single_ = nullptr;
 };
 
 }  // namespace rmsprop::bindings

@@ -72,15 +72,16 @@ void store(void* data, std::int64_t count) {
 }  // namespace
 
 Tensors::Tensors(const Rule& rule, const std::vector<Group>& groups, const py::dict& state, bool with_gradients,
-                 const py::object& allocate, const py::object& on_written, TensorsMemory& memory)
+                 const py::object& more, const py::object& on_written, TensorsMemory& memory)
     : rule_(rule),
       groups_(groups),
       with_gradients_(with_gradients),
       state_(state),
-      allocate_(allocate),
+      more_(more),
       on_written_(on_written),
       memory_(memory) {
-  gather(state);
+  if (!more.is_none() && !PyDict_Check(more.ptr())) raise_type_error({"state"}, "wanted a dict of what is missing");
+  gather(more.is_none() ? state : more);
 }
 
 Tensors::~Tensors() {
@@ -92,7 +93,7 @@ Tensors::~Tensors() {
   if (memory_.entries_.empty()) std::swap(taken, memory_);
 }
 
-void Tensors::gather(const py::dict& state) {
+void Tensors::gather(const py::object& state) {
   memory_.entries_.clear();
   memory_.ends_.clear();
   Py_ssize_t position = 0;
@@ -193,6 +194,7 @@ std::int64_t Tensors::steps_taken(std::size_t index, Gathered& gathered) {
 }
 
 std::optional<Source::Missing> Tensors::collect(Gathered& gathered) {
+  gathered.make_room(memory_.entries_.size());
   std::size_t index = 0;
   for (std::size_t g = 0; g < groups_.size(); ++g) {
     for (; index < memory_.ends_[g]; ++index) {
@@ -217,12 +219,6 @@ std::optional<Source::Missing> Tensors::collect(Gathered& gathered) {
   return std::nullopt;
 }
 
-void Tensors::complete() {
-  if (allocate_.is_none()) return;
-  completed_ = allocate_();
-  gather(completed_);
-}
-
 bool Tensors::resolve(std::span<const std::size_t> indices) {
   for (const std::size_t index : indices) {
     const py::object grad = memory_.entries_[index].grad;
@@ -240,7 +236,7 @@ void Tensors::commit(const Gathered& gathered, bool was_disturbed) {
     PyList_SET_ITEM(written.ptr(), static_cast<Py_ssize_t>(i), py::object(entry.param).release().ptr());
   }
   // A dict that is merged into another brings its hashes along.
-  if (completed_.size() > 0 && PyDict_Update(state_.ptr(), completed_.ptr()) != 0) throw py::error_already_set();
+  if (!more_.is_none() && PyDict_Update(state_.ptr(), more_.ptr()) != 0) throw py::error_already_set();
   if (written.empty() || on_written_.is_none()) return;
   try {
     on_written_(written);

@@ -42,14 +42,14 @@ class TensorsMemory {
 class Tensors : public Source {
  public:
   // state: the optimizer's, a dict from parameters to dicts with `step` and arrays under PyTorch's names.
-  // allocate: returns a dict of entries that have the state that is missing, or is None.
+  // more: a dict of entries, complete, that take the places of these when the step is taken, or None.
   // on_written: is called with a list of the parameters that were written, or is None.
   Tensors(const Rule& rule, const std::vector<Group>& groups, const py::dict& state, bool with_gradients,
-          const py::object& allocate, const py::object& on_written, TensorsMemory& memory);
+          const py::object& more, const py::object& on_written, TensorsMemory& memory);
   ~Tensors() override;
 
   std::optional<Missing> collect(Gathered& gathered) override;
-  void complete() override;
+  bool is_completed() const override { return !more_.is_none(); }
   bool resolve(std::span<const std::size_t> indices) override;
   void commit(const Gathered& gathered, bool was_disturbed) override;
   Label label(std::size_t index, Operand operand) const override;
@@ -58,7 +58,7 @@ class Tensors : public Source {
   using Count = TensorsMemory::Count;
   using Entry = TensorsMemory::Entry;
 
-  void gather(const py::dict& state);
+  void gather(const py::object& state);
   void add(const Group& group, py::object param, const py::object& entry);
   std::int64_t steps_taken(std::size_t index, Gathered& gathered);
   static Count count_of(const Entry& entry);
@@ -69,10 +69,9 @@ class Tensors : public Source {
   const std::vector<Group>& groups_;
   bool with_gradients_;
   const py::dict& state_;
-  const py::object& allocate_;
+  const py::object& more_;
   const py::object& on_written_;
   TensorsMemory& memory_;
-  py::dict completed_;
 };
 
 }  // namespace rmsprop::bindings

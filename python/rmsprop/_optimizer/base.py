@@ -12,7 +12,7 @@ from rmsprop._core import Naming, Stepper, rules
 from rmsprop._optimizer.allocation import allocate_missing_state
 from rmsprop._optimizer.names import Names
 from rmsprop._optimizer.options import StepOptions
-from rmsprop._optimizer.state import Columns, State, StateColumns
+from rmsprop._optimizer.state import State, StateColumns
 from rmsprop._optimizer.types import Grads, Group, LearningRate, Params, Progress
 from rmsprop._saving import state_dicts
 
@@ -75,7 +75,10 @@ class Optimizer(StepOptions):
         """
         if self._is_nested:
             grads = self._names.by_name(grads)
-        self._stepper.step(self.param_groups, grads, self._columns.for_engine, grad_scale, self._allocated)
+        if not self._stepper.step(self.param_groups, grads, self._columns.for_engine, grad_scale, None):
+            # A hyperparameter was changed to one that needs more state.
+            more = self._columns_with_missing_state().for_engine
+            self._stepper.step(self.param_groups, grads, self._columns.for_engine, grad_scale, more)
 
     # ---- State and groups --------------------------------------------------------------------------------------------
 
@@ -272,10 +275,6 @@ class Optimizer(StepOptions):
         columns = self._columns.extended()
         self._allocate_missing_state(self.param_groups, columns)
         return columns
-
-    def _allocated(self) -> Columns:
-        """Return the same for the stepper, in the middle of a step that needs more state."""
-        return self._columns_with_missing_state().for_engine
 
     def _needed_state(self, group: dict[str, Any]) -> tuple[str, ...]:
         """Return the names of the state that a group with these hyperparameters uses."""

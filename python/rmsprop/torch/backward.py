@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.modules.module import register_module_module_registration_hook
 
 from rmsprop.torch import distributed, state, unsupported
-from rmsprop.torch.base import Optimizer
+from rmsprop.torch.base import Optimizer, increment_version
 
 
 def step_in_backward(module: torch.nn.Module, optimizer: Optimizer) -> Registration:
@@ -131,13 +131,10 @@ class _Hook:
         _refuse_what_needs_all_gradients(optimizer, [group], RuntimeError)
         self._stepper.num_threads = optimizer.num_threads
         try:
-            self._stepper.step_tensors(
-                [{**group, "params": [param], "param_names": [name]}],
-                optimizer.state,
-                1.0,
-                lambda: optimizer._entries([(param, group)]),
-                torch.autograd.graph.increment_version,
-            )
+            step = self._stepper.step_tensors
+            groups = [{**group, "params": [param], "param_names": [name]}]
+            if not step(groups, optimizer.state, 1.0, None, increment_version):
+                step(groups, optimizer.state, 1.0, optimizer._entries([(param, group)]), increment_version)
         except (RuntimeError, TypeError) as error:
             unsupported.explain(error, [param])
             raise

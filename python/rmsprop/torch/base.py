@@ -14,6 +14,8 @@ from rmsprop._optimizer.options import StepOptions
 from rmsprop._optimizer.types import Nonfinite
 from rmsprop.torch import distributed, state, unsupported
 
+increment_version = torch.autograd.graph.increment_version  # looked up once, as every step calls it
+
 ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 Entries = dict[Tensor, dict[str, Any]]
 Pair = tuple[Tensor, dict[str, Any]]  # a parameter and its group
@@ -61,9 +63,9 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
         if self._has_inference_tensors or self._sharded_by:
             self._refuse_what_changed_around_it()
         try:
-            self._stepper.step_tensors(
-                self.param_groups, self.state, 1.0, self._missing_entries, torch.autograd.graph.increment_version
-            )
+            step = self._stepper.step_tensors
+            if not step(self.param_groups, self.state, 1.0, None, increment_version):
+                step(self.param_groups, self.state, 1.0, self._missing_entries(), increment_version)
         except (RuntimeError, TypeError) as error:
             unsupported.explain(error, (param for param, _ in self._pairs()))
             raise
