@@ -108,5 +108,13 @@ using AllRules = RuleList<AdagradRule,                                          
                           RMSpropRule<Rule::rmsprop_centered_momentum, true, Momentum::heavy_ball>,  //
                           RMSpropRule<Rule::rmsprop_centered_nesterov, true, Momentum::nesterov>>;
 
+// The state of each, in the order of enum Rule.
+template <class... Rules>
+constexpr std::array<unsigned, rule_count> states_of(RuleList<Rules...>) {
+  std::array<unsigned, rule_count> states = {};
+  ((states[static_cast<int>(Rules::rule)] = Rules::state), ...);
+  return states;
+}
+
 }  // namespace
 }  // namespace rmsprop

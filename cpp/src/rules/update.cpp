@@ -3,9 +3,11 @@
 #include "rmsprop/update.hpp"
 
 #include <cmath>
+#include <cstddef>
 
-#include "../floating_point_scope.hpp"
+#include "floating_point_scope.hpp"
 #include "rmsprop/tensor.hpp"
+#include "rules/rules.hpp"
 
 namespace rmsprop {
 namespace {
@@ -88,23 +90,8 @@ bool depends_on_step(const RMSprop& h) { return h.bias_correction; }
 bool depends_on_step(const Adagrad& h) { return h.lr_decay != 0.0; }
 
 unsigned state_of(Rule rule) {
-  constexpr unsigned averages = 1u << square_avg;
-  constexpr unsigned centered = averages | 1u << grad_avg;
-  constexpr unsigned buffer = 1u << momentum_buffer;
-  switch (rule) {
-    case Rule::adagrad:
-    case Rule::rmsprop:
-      return averages;
-    case Rule::rmsprop_momentum:
-    case Rule::rmsprop_nesterov:
-      return averages | buffer;
-    case Rule::rmsprop_centered:
-      return centered;
-    case Rule::rmsprop_centered_momentum:
-    case Rule::rmsprop_centered_nesterov:
-      return centered | buffer;
-  }
-  return averages;
+  constexpr auto states = states_of(AllRules());
+  return states[static_cast<std::size_t>(rule)];
 }
 
 }  // namespace rmsprop
