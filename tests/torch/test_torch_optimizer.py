@@ -143,6 +143,45 @@ def test_step_hooks_of_the_optimizer_and_global_ones_run_in_order(ours):
 
 
 @OURS
+@pytest.mark.parametrize("kind", ["global pre", "global post", "pre", "post"])
+def test_a_hook_runs_where_it_is_the_only_one(ours, kind):
+    optimizer = ours(new_params())
+    register = {
+        "global pre": register_optimizer_step_pre_hook,
+        "global post": register_optimizer_step_post_hook,
+        "pre": optimizer.register_step_pre_hook,
+        "post": optimizer.register_step_post_hook,
+    }
+    seen = []
+    handle = register[kind](lambda *_: seen.append(kind))
+    step(optimizer, 0)
+    handle.remove()
+    step(optimizer, 1)
+    assert seen == [kind]
+
+
+@OURS
+def test_loading_leaves_no_hook_behind_whether_it_succeeds_or_not(ours):
+    optimizer = ours(new_params())
+    optimizer.load_state_dict(optimizer.state_dict())
+    with pytest.raises(ValueError, match="groups"):
+        optimizer.load_state_dict({"state": {}, "param_groups": []})
+    assert not optimizer._optimizer_load_state_dict_pre_hooks
+
+
+@OURS
+def test_only_the_accumulator_starts_at_its_initial_value(ours):
+    (param,) = new_params(1)
+    more = {"momentum": 0.9, "centered": True} if ours is rmsprop.torch.RMSprop else {}
+    optimizer = ours([param], lr=0.1, initial_accumulator_value=0.5, **more)
+    param.grad = torch.zeros_like(param)
+    optimizer.step()
+    for name in ours.rule.state:
+        expected = 0.5 * optimizer.param_groups[0].get("alpha", 1.0) if name == ours.rule.accumulator else 0.0
+        torch.testing.assert_close(optimizer.state[param][name], torch.full_like(param, expected).detach())
+
+
+@OURS
 def test_state_dict_hooks_run(ours):
     optimizer = ours(new_params())
     seen = []
