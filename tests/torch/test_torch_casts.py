@@ -151,15 +151,3 @@ def test_a_16_bit_parameter_steps_along_a_float32_gradient_that_is_not_rounded(o
     wide, expected = stepped_along(ours, values.float(), grads, packed)
     assert torch.equal(param, wide.to(packed))
     assert torch.equal(state, expected)
-
-
-@OURS
-@PACKED
-@HAS_GRAD_DTYPE
-def test_a_float32_parameter_steps_along_a_16_bit_gradient(ours, packed):
-    grads = [torch.linspace(-1, 1, 9).to(packed), torch.linspace(1, -1, 9).to(packed)]
-    values = torch.linspace(-2, 2, 9)
-    param, state = stepped_along(ours, values, grads, torch.float32)
-    wide, expected = stepped_along(ours, values, [grad.float() for grad in grads], torch.float32)
-    assert torch.equal(param, wide)
-    assert torch.equal(state, expected)
