@@ -34,6 +34,17 @@ PRINTED = {
     "state-machines": (
         "numpy: 90 runs, 4,000 steps in $2 s, and none differed\ntorch: 8 runs, 300 steps in $2 s, and none differed"
     ),
+    "free-threaded": (
+        "3.13t     interpreter       ok        300 s  3.13.15-1 of Debian\n"
+        "3.13t     tests, no GIL     ok         90 s  25 passed in 89.10s\n"
+        "3.15t     interpreter       skipped: no mirror has a source of python3.15"
+    ),
+    "mutants": (
+        "AREA               MISTAKES  SEEN  EXPLAINED  MISSED   SHARE\n"
+        "overlap                  28    25          2       1     96%\n"
+        "all                     614   600          9       5     99%\n"
+        "MISSED        9 cpp/x.cpp: a mistake"
+    ),
 }
 
 
@@ -66,12 +77,15 @@ def test_all_parts_run_and_their_figures_are_in_the_table(folder, jobs):
     assert "1,500 tests of Python and 79 of C++ passed; clean: cpp python" in rows["sanitizers"]
     assert "checkpoint: 12,345 inputs, arguments: 678 inputs" in rows["fuzz"]
     assert "numpy: 90 runs, 4,000 steps, torch: 8 runs, 300 steps" in rows["state-machines"]
+    assert "3.13t: 25 passed" in rows["free-threaded"]
+    assert "600 of 614 seen, 9 explained, 5 missed" in rows["mutants"]
     assert "=== checkpoint, 7 seconds" in (folder / "logs" / "fuzz.log").read_text()
     _, skipped = result.stdout.split("Skipped:\n")
     assert skipped.splitlines() == [
         "same-bits: x86_64 clang++ - skipped: no clang++",
         "crash-safety: another layout the disk was full not done: not root",
         "sanitizers: tests/test_x.py:3: PyTorch is not installed",
+        "free-threaded: 3.15t interpreter skipped: no mirror has a source of python3.15",
     ]
 
 
