@@ -44,9 +44,10 @@ constexpr Field<Rule> field(const char* name, double most = std::numeric_limits<
   using Type = std::remove_cvref_t<decltype(member<path...>(defaults))>;
   constexpr Type value = member<path...>(defaults);
   constexpr bool is_flag = std::is_same_v<Type, bool>;
-  return {{name, is_flag         ? Kind::flag
-                 : value == Type(infinity) ? Kind::limit
-                                 : Kind::number,
+  return {{name,
+           is_flag                   ? Kind::flag
+           : value == Type(infinity) ? Kind::limit
+                                     : Kind::number,
            static_cast<double>(value), most},
           [](const Rule& rule) { return static_cast<double>(member<path...>(rule)); },
           [](Rule& rule, double number) { member<path...>(rule) = static_cast<Type>(number); }};
@@ -152,20 +153,19 @@ constexpr auto infos = [] {
 }();
 
 template <class Rule>
-constexpr RuleInfo row = {
-    Row<Rule>::name,
-    infos<Rule>,
-    Row<Rule>::state,
-    [](std::span<const double> values) {
-      for (std::size_t i = 0; i < values.size(); ++i) check_range(infos<Rule>[i], values[i]);
-      check_all(rule_from<Rule>(values));
-    },
-    [](std::span<const double> values, double grad_scale, std::int64_t t) {
-      Rule rule = rule_from<Rule>(values);
-      rule.prepare.grad_scale = grad_scale;
-      return make_update(rule, t);
-    },
-    [](std::span<const double> values) { return depends_on_step(rule_from<Rule>(values)); }};
+constexpr RuleInfo row = {Row<Rule>::name,
+                          infos<Rule>,
+                          Row<Rule>::state,
+                          [](std::span<const double> values) {
+                            for (std::size_t i = 0; i < values.size(); ++i) check_range(infos<Rule>[i], values[i]);
+                            check_all(rule_from<Rule>(values));
+                          },
+                          [](std::span<const double> values, double grad_scale, std::int64_t t) {
+                            Rule rule = rule_from<Rule>(values);
+                            rule.prepare.grad_scale = grad_scale;
+                            return make_update(rule, t);
+                          },
+                          [](std::span<const double> values) { return depends_on_step(rule_from<Rule>(values)); }};
 
 constexpr std::array table = {row<RMSprop>, row<Adagrad>};
 
