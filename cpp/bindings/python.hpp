@@ -56,24 +56,24 @@ class Locked {
   Locked& operator=(const Locked&) = delete;
 };
 
-// The items of a list or tuple, or a single object. With a GIL those of a list are the list's own: good until Python
-// code runs, unless they are held. Without it they are those of a copy, which holds them.
+// The items of a list or tuple, which its owner keeps alive, or a single object. With a GIL they are the list's own:
+// good until Python code runs. Without it they are those of a copy, which holds them.
 class Items {
  public:
   Items() = default;
-  explicit Items(PyObject* sequence) : owner_(owned(sequence)) {
+  explicit Items(PyObject* sequence) {
 #if defined(Py_GIL_DISABLED)
-    if (PyList_Check(sequence)) owner_ = py::reinterpret_steal<py::object>(PyList_AsTuple(sequence));
-    if (!owner_) throw py::error_already_set();
+    copy_ = py::reinterpret_steal<py::object>(PySequence_Tuple(sequence));
+    if (!copy_) throw py::error_already_set();
+    sequence = copy_.ptr();
 #endif
-    size_ = static_cast<std::size_t>(PySequence_Fast_GET_SIZE(owner_.ptr()));
-    items_ = PySequence_Fast_ITEMS(owner_.ptr());
+    size_ = static_cast<std::size_t>(PySequence_Fast_GET_SIZE(sequence));
+    items_ = PySequence_Fast_ITEMS(sequence);
   }
 
   // Of an object that stays where it is.
   static Items of_one(PyObject* const& object) {
     Items items;
-    items.owner_ = owned(object);
     items.items_ = &object;
     items.size_ = 1;
     return items;
@@ -85,7 +85,9 @@ class Items {
   PyObject* const* end() const { return items_ + size_; }
 
  private:
-  py::object owner_;
+#if defined(Py_GIL_DISABLED)
+  py::object copy_;
+#endif
   PyObject* const* items_ = nullptr;
   std::size_t size_ = 0;
 };

@@ -12,14 +12,12 @@ Columns::Columns(const Rule& rule, Naming naming, const std::vector<Group>& grou
       naming_(naming),
       groups_(groups),
       grads_(grads),
-      columns_(columns),
       keys_(PyTuple_GET_ITEM(columns.ptr(), 0)),
       state_(PyTuple_GET_ITEM(columns.ptr(), 1)),
-      steps_(PyTuple_GET_ITEM(columns.ptr(), 2)),
-      has_more_(!more.is_none()) {
-  if (!has_more_) return;
+      steps_(PyTuple_GET_ITEM(columns.ptr(), 2)) {
+  if (more.is_none()) return;
   check(more.ptr());
-  more_ = state_in(PyTuple_GET_ITEM(more.ptr(), 1));
+  more_state_ = PyTuple_GET_ITEM(more.ptr(), 1);
 }
 
 void Columns::check(PyObject* columns) {
@@ -60,6 +58,7 @@ std::optional<Source::Missing> Columns::collect(Gathered& gathered) {
   }
   const Items grads = grads_ == nullptr ? Items() : grads_->items(count);
   const State state = state_in(state_);
+  const State more = more_state_ == nullptr ? State{} : state_in(more_state_);
   counts_ = counts_of(steps_, count);
   if (counts_ == nullptr) {
     raise_value_error({"steps"}, "wanted a dense, writeable int64 array with one entry for each parameter");
@@ -81,7 +80,7 @@ std::optional<Source::Missing> Columns::collect(Gathered& gathered) {
       for (std::size_t kind = 0; kind < kinds; ++kind) {
         const Operand operand = needed[kind];
         PyObject* array = state[operand][index];
-        if (array == Py_None && has_more_) array = more_[operand][index];
+        if (array == Py_None && more_state_ != nullptr) array = more[operand][index];
         if (array != Py_None) {
           objects[operand] = array;
         } else if (grads_ != nullptr) {
@@ -106,15 +105,16 @@ void Columns::commit(const Gathered& gathered, bool was_disturbed) {
   for (std::size_t i = 0; i < gathered.size() && counts_ != nullptr; ++i) {
     counts_[gathered.param(i).index] = gathered.param(i).next_step;
   }
-  if (!has_more_) return;
-  for (std::size_t kind = 0; kind < rule_.info().state.size(); ++kind) {
-    const Items& more = more_[rule_.info().state[kind].operand];
-    PyObject* list = PyTuple_GET_ITEM(state_, static_cast<Py_ssize_t>(kind));
-    const Locked lock(list);
-    for (std::size_t index = 0; index < more.size(); ++index) {
+  if (more_state_ == nullptr) return;
+  for (Py_ssize_t kind = 0; kind < PyTuple_GET_SIZE(state_); ++kind) {
+    PyObject* list = PyTuple_GET_ITEM(state_, kind);
+    for (std::size_t index = 0;; ++index) {
+      py::object more = item_of(PyTuple_GET_ITEM(more_state_, kind), index);
+      const Locked lock(list);
       const auto place = static_cast<Py_ssize_t>(index);
-      if (place >= PyList_GET_SIZE(list) || PyList_GET_ITEM(list, place) != Py_None) continue;
-      PyList_SET_ITEM(list, place, owned(more[index]).release().ptr());  // None is never freed
+      if (!more || place >= PyList_GET_SIZE(list)) break;
+      if (PyList_GET_ITEM(list, place) != Py_None) continue;
+      PyList_SET_ITEM(list, place, more.release().ptr());  // None is never freed
     }
   }
 }

@@ -29,7 +29,7 @@ class Columns : public Source {
           const GradientsArgument* grads, const py::object& more);
 
   std::optional<Missing> collect(Gathered& gathered) override;
-  bool is_completed() const override { return has_more_; }
+  bool is_completed() const override { return more_state_ != nullptr; }
   bool resolve(std::span<const std::size_t> /*indices*/) override { return false; }
   void commit(const Gathered& gathered, bool was_disturbed) override;
   Label label(std::size_t index, Operand operand) const override;
@@ -44,13 +44,11 @@ class Columns : public Source {
   Naming naming_;
   const std::vector<Group>& groups_;
   const GradientsArgument* grads_;
-  const py::tuple& columns_;  // which keeps these alive:
-  PyObject* keys_;
+  PyObject* keys_;  // the caller keeps the columns alive, and these with them
   PyObject* state_;
   PyObject* steps_;
   std::int64_t* counts_ = nullptr;  // in `steps_`
-  State more_;
-  bool has_more_;
+  PyObject* more_state_ = nullptr;  // of other columns, or null
 };
 
 }  // namespace rmsprop::bindings

@@ -298,7 +298,8 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
         """Take over state and groups from a pickle, or from `load_state_dict`; all of them, or, if it raises, none."""
         new = dict(state_)
         groups, entries = new["param_groups"], new["state"]
-        if "nonfinite" in new:  # a whole optimizer, from a pickle or a copy; state it lacks is made by the next step
+        is_whole = "nonfinite" in new  # from a pickle or a copy; state that it lacks is made by the next step
+        if is_whole:
             self._set_up(new.pop("nonfinite"), new.pop("num_threads"))
             self.skipped_steps = new.pop("skipped_steps")
             self.defaults = new["defaults"]
@@ -310,6 +311,9 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
                     group.setdefault(name, value)
                 state.refuse_what_only_gpus_need(group)
             self._unpack(groups, entries)
+            if not is_whole:
+                numbered = enumerate(self._with_names(self._pairs(groups)))
+                state.check_complete((number, entries.get(param), names) for number, (param, _, names) in numbered)
             self._check(groups, entries)
             super().__setstate__(new)
             if self.has_state_from_the_start:
@@ -327,5 +331,3 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
             entries[key] = state.unpacked(key, carried.entry, self.rule.state) if is_state else carried.entry
             if is_state and self._is_shared:
                 self._share(entries[key])
-        numbered = enumerate(self._with_names(self._pairs(groups)))
-        state.check_complete((number, entries.get(param), names) for number, (param, _, names) in numbered)
