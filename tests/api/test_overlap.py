@@ -150,7 +150,7 @@ def seconds(step, rounds=5):
 
 
 def time_of_a_step(params):
-    optimizer = rmsprop.RMSprop(params)
+    optimizer = rmsprop.RMSprop(params, num_threads=1)
     return seconds(lambda: optimizer.step([np.ones(param.shape) for param in params]))
 
 
