@@ -218,10 +218,12 @@ void Group::read(const Rule& rule, Naming naming, const py::object& dict, const 
   const auto prefixed = [&](const char* message) {
     return origin.is_the_only_one ? message : "param_groups[" + std::to_string(origin.index) + "]: " + message;
   };
+  Seen seen;
   try {
     if (!PyDict_Check(dict.ptr())) {
       raise_type_error({"param_groups"}, "got " + type_name(dict.ptr()) + ", wanted a dict per group");
     }
+    seen = seen_in(dict.ptr());  // first: a schedule may replace itself by a number, which is for the next step
     values_ = values_in(rule, naming, dict.ptr(), &origin);
   } catch (const py::type_error& error) {
     throw py::type_error(prefixed(error.what()));
@@ -236,7 +238,9 @@ void Group::read(const Rule& rule, Naming naming, const py::object& dict, const 
   state_needed_ = state_of_values(rule, values_);
   differs_between_steps_ = rule.info().depends_on_step(values_);
   t_ = 0;
-  remember(grad_scale);
+  grad_scale_ = grad_scale;
+  seen_ = std::move(seen);
+  if (!take_remembered(grad_scale)) seen_.clear();  // another thread changed it meanwhile
   is_read_ = true;
 }
 
@@ -269,21 +273,20 @@ bool Group::take_remembered(double grad_scale) {
   return true;
 }
 
-void Group::remember(double grad_scale) {
-  grad_scale_ = grad_scale;
-  const Locked lock(dict_.ptr());
+// Nothing, if to read the dict may run Python code.
+Group::Seen Group::seen_in(PyObject* dict) {
+  Seen seen;
+  const Locked lock(dict);
   Py_ssize_t position = 0;
   PyObject* key = nullptr;
   PyObject* value = nullptr;
-  while (PyDict_Next(dict_.ptr(), &position, &key, &value) != 0) {
+  while (PyDict_Next(dict, &position, &key, &value) != 0) {
     const bool is_list = PyList_CheckExact(value) != 0;  // of parameters, or of their names
-    if (value == params_.ptr()) place_of_params_ = seen_.size();
-    if (!is_list && !is_immutable(value)) {
-      seen_.clear();
-      return;
-    }
-    seen_.emplace_back(owned(key), is_list ? py::object() : owned(value));
+    if (!PyUnicode_CheckExact(key) || (!is_list && !is_immutable(value))) return {};
+    if (PyUnicode_CompareWithASCIIString(key, "params") == 0) place_of_params_ = seen.size();
+    seen.emplace_back(owned(key), is_list ? py::object() : owned(value));
   }
+  return seen;
 }
 
 void Group::let_go() {

@@ -59,8 +59,8 @@ class Group {
   // that names what is at fault. If `lr` is callable it is called with the most steps that a parameter of the group has
   // taken. May run Python code.
   //
-  // A dict that holds the very objects it held at the last call is not read again: numbers and flags never change, they
-  // are only replaced by others.
+  // A dict that holds the very objects it held before the last call is not read again: numbers and flags never change,
+  // they are only replaced by others.
   void read(const Rule& rule, Naming naming, const py::object& dict, const Origin& origin, double grad_scale);
 
   // The same, but with the hyperparameters of the last call, if that was successful: no schedule is asked twice.
@@ -92,10 +92,11 @@ class Group {
 
  private:
   using Values = std::vector<double>;
+  using Seen = std::vector<std::pair<py::object, py::object>>;
 
   const Update& make_update_for(std::int64_t t, std::vector<Update>& others);
   bool take_remembered(double grad_scale);
-  void remember(double grad_scale);
+  Seen seen_in(PyObject* dict);
 
   const Rule* rule_ = nullptr;
   bool is_read_ = false;
@@ -111,7 +112,7 @@ class Group {
   std::size_t first_of_others_ = 0;
   // Keys and values of the dict; a value is null for a list, which no hyperparameter is. Empty if they must be read at
   // each step.
-  std::vector<std::pair<py::object, py::object>> seen_;
+  Seen seen_;
   std::size_t place_of_params_ = 0;
 };
 
