@@ -1,6 +1,7 @@
 #include "busy.hpp"
 
 #include <stdexcept>
+#include <string>
 #include <string_view>
 
 #if defined(__unix__) || defined(__APPLE__)
@@ -11,19 +12,34 @@ namespace rmsprop::bindings {
 namespace {
 
 // Of this process: 1, and one more in each child.
-std::atomic<unsigned> generation = 1;
+std::atomic<std::uint32_t> generation = 1;
+
+// Each thread has a number of its own, which no later one gets, and keeps it where it goes on in a child.
+std::uint32_t number_of_this_thread() {
+  static std::atomic<std::uint32_t> last = 0;
+  thread_local const std::uint32_t number = ++last;
+  return number;
+}
+
+// The one that forked, of all threads of the parent process.
+std::atomic<std::uint32_t> survivor = 0;
 
 #if defined(__unix__) || defined(__APPLE__)
-[[maybe_unused]] const int fork_handler = pthread_atfork(nullptr, nullptr, [] { ++generation; });
+[[maybe_unused]] const int fork_handler = pthread_atfork(nullptr, nullptr, [] {
+  ++generation;
+  survivor = number_of_this_thread();
+});
 #endif
 
 }  // namespace
 
 void Busy::begin(const char* what) {
-  const unsigned self = generation.load(std::memory_order_relaxed);
-  unsigned owner = owner_.load(std::memory_order_relaxed);
+  const std::uint64_t process = generation.load(std::memory_order_relaxed);
+  const std::uint64_t self = process << 32 | number_of_this_thread();
+  std::uint64_t owner = owner_.load(std::memory_order_relaxed);
   do {
-    if (owner == self) {
+    const bool is_alive = owner >> 32 == process || static_cast<std::uint32_t>(owner) == survivor.load();
+    if (owner != nobody && is_alive) {
       const char* found = what_.load(std::memory_order_relaxed);
       const std::string other = std::string_view(found) == "step" ? "another step" : found;
       throw std::runtime_error(std::string(what) + ": this optimizer is in the middle of " + other +

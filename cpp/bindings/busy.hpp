@@ -3,21 +3,21 @@
 #pragma once
 
 #include <atomic>
-#include <string>
+#include <cstdint>
 
 namespace rmsprop::bindings {
 
 class Busy {
  public:
-  // Raises RuntimeError that names both if somebody has it. A child made by fork() starts free: what had it does not
-  // exist there.
+  // Raises RuntimeError that names both if somebody has it. In a child made by fork() it is free: what had it does not
+  // exist there, unless it is the very thread that forked.
   void begin(const char* what);
   void end() { owner_.store(nobody, std::memory_order_release); }
 
  private:
-  static constexpr unsigned nobody = 0;
+  static constexpr std::uint64_t nobody = 0;
 
-  std::atomic<unsigned> owner_ = nobody;            // the generation of the process that has it
+  std::atomic<std::uint64_t> owner_ = nobody;       // the generation of the process that has it, and the thread
   std::atomic<const char*> what_ = "another step";  // for messages
 };
 

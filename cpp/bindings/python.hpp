@@ -12,6 +12,14 @@ namespace py = pybind11;
 
 inline py::object owned(PyObject* borrowed) { return py::reinterpret_borrow<py::object>(borrowed); }
 
+// For classes whose objects only C++ makes: to Python's `__new__` they would be memory with nothing in it.
+inline void refuse_new(const py::type& type) {
+  reinterpret_cast<PyTypeObject*>(type.ptr())->tp_new = [](PyTypeObject* made, PyObject*, PyObject*) -> PyObject* {
+    PyErr_Format(PyExc_TypeError, "%s: not to be made by hand", made->tp_name);
+    return nullptr;
+  };
+}
+
 // The value of a key, or null. Keys are compared, which may run Python code.
 inline py::object find(PyObject* dict, PyObject* key) {
 #if PY_VERSION_HEX >= 0x030D0000

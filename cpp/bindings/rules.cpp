@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "python.hpp"
+
 namespace rmsprop::bindings {
 namespace {
 
@@ -42,12 +44,13 @@ const char* accumulator(const RuleInfo& rule) {
 py::object describe_rule(const RuleInfo& rule) { return py::cast(&rule, py::return_value_policy::reference); }
 
 void register_rules(py::module_& m) {
-  py::class_<RuleInfo>(m, "Rule")
-      .def_property_readonly("name", [](const RuleInfo& rule) { return rule.name; })
+  py::class_<RuleInfo> type(m, "Rule");
+  type.def_property_readonly("name", [](const RuleInfo& rule) { return rule.name; })
       .def_property_readonly("hyperparameters", &hyperparameter_names)
       .def_property_readonly("defaults", &defaults)
       .def_property_readonly("state", &state_names)
       .def_property_readonly("accumulator", &accumulator);
+  refuse_new(type);
   py::dict rules;
   for (const RuleInfo& rule : rule_table()) rules[rule.name] = describe_rule(rule);
   m.attr("rules") = rules;

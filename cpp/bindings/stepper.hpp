@@ -26,6 +26,10 @@ class Stepper {
  public:
   Stepper(const std::string& rule, Naming naming) : rule_(rule), naming_(naming), busy_(std::make_shared<Busy>()) {}
 
+  // What pybind11 makes of an object whose __init__ was never called is no stepper. All others are made with ::new.
+  static void* operator new(std::size_t /*size*/) { throw py::type_error("Stepper: __init__ was not called"); }
+  static void operator delete(void* memory) { ::operator delete(memory); }
+
   // Another one for the same optimizer: only one of them can be in a step.
   std::unique_ptr<Stepper> twin() const;
 
