@@ -199,7 +199,7 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
             entry = dict(self.state.get(param) or {})
             made = {}
             if "step" not in entry:
-                made["step"] = torch.zeros((), dtype=torch.float64)
+                made["step"] = torch.zeros((), dtype=torch.float64, device="cpu")
             for name in names:
                 place = self.rule.state.index(name)
                 if name not in entry:

@@ -129,14 +129,15 @@ def without_casts(param: Tensor, entry: Any) -> Any:
 
 def copy_for(param: Tensor, value: Tensor, place: int) -> Tensor:
     """Return a copy of a state in the dtype and the layout of a parameter's."""
-    with torch.no_grad():
+    with torch.no_grad(), torch._C.DisableTorchFunction():
         return _empty_like(param, place).copy_(value)
 
 
 def full_like(param: Tensor, value: float, place: int) -> Tensor:
     """Return new state of a parameter; `place` says which of its names this is."""
-    state = _empty_like(param, place)
-    _fill(state, value)
+    with torch._C.DisableTorchFunction():  # of modes, such as that of a default device, which make other tensors
+        state = _empty_like(param, place)
+        _fill(state, value)
     return state
 
 
@@ -151,16 +152,22 @@ def _empty_like(param: Tensor, place: int) -> Tensor:
     if plain.numel() * dtype.itemsize < LEAST_BYTES:
         return torch.empty_like(plain, dtype=dtype, memory_format=torch.preserve_format)
     strides = torch.empty_like(plain, dtype=dtype, device="meta", memory_format=torch.preserve_format).stride()
-    room = torch.empty(plain.numel() + PAGE // dtype.itemsize, dtype=dtype)
+    room = torch.empty(plain.numel() + PAGE // dtype.itemsize, dtype=dtype, device="cpu")
     wanted = (plain.data_ptr() + DISTANCES[place]) // CACHE_LINE * CACHE_LINE
     offset = (wanted - room.data_ptr()) % PAGE // dtype.itemsize
     _fill(room[:offset], 0.0)  # what is saved with the storage must not be whatever was in memory
     _fill(room[offset + plain.numel() :], 0.0)
-    return torch.empty(0, dtype=dtype).set_(room.untyped_storage(), offset, plain.shape, strides)
+    return torch.empty(0, dtype=dtype, device="cpu").set_(room.untyped_storage(), offset, plain.shape, strides)
 
 
 def _fill(dense: Tensor, value: float) -> None:
     # Not by PyTorch: it would use its threads, and wait for ever for them in a forked child. Nor by `dense.numpy()`:
     # PyTorch would mark the storage as exported and refuse to resize it. Real and imaginary parts are elements each.
+    if dense.numel() == 0:
+        return
+    storage = dense.untyped_storage()
+    begin, end = storage.data_ptr(), storage.data_ptr() + storage.nbytes()
+    if not (dense.device.type == "cpu" and begin <= dense.data_ptr() and dense.data_ptr() + dense.nbytes <= end):
+        raise RuntimeError(f"state: a mode of PyTorch made {dense.device.type} memory that is not the tensor's")
     memory = (ctypes.c_byte * dense.nbytes).from_address(dense.data_ptr())
     np.frombuffer(memory, np.float64 if dense.dtype in DOUBLE else np.float32).fill(value)
