@@ -68,7 +68,8 @@ class Gathered {
 };
 
 // A front end: where parameters, gradients and state come from, and where what a step makes of them goes. When it has
-// been made, it owns every container and every object whose look-up may run Python code.
+// been made, it owns every container and every object whose look-up may run Python code, and no gradient is stored
+// negated or conjugated.
 class Source {
  public:
   // State that the hyperparameters need and that is not there.
@@ -88,10 +89,6 @@ class Source {
 
   // Whether it has been given what was missing: it is made by its front end, between two calls.
   virtual bool is_completed() const = 0;
-
-  // Puts gradients that are stored negated or conjugated into the places of these, elsewhere in memory. False if this
-  // front end does not do that. Runs Python code.
-  virtual bool resolve(std::span<const std::size_t> indices) = 0;
 
   // The step was taken: writes the step counts of what was gathered, and new state, back to where they belong. What may
   // run Python code comes last. Other code may have run since collect() if the step was disturbed.

@@ -8,8 +8,12 @@ namespace {
 
 // The value of an attribute as a text, or nothing: what a hostile object raises must not hide what is wrong with it.
 std::string attribute_text(PyObject* object, const char* name) {
-  const py::object value = py::getattr(py::handle(object), name, py::none());
-  return value.is_none() ? "" : py::str(value).cast<std::string>();
+  try {
+    const py::object value = py::getattr(py::handle(object), name, py::none());
+    return value.is_none() ? "" : py::str(value).cast<std::string>();
+  } catch (const std::exception&) {
+    return "";
+  }
 }
 
 // Everything a user may have wanted to know: "Tensor, dtype torch.int64, layout torch.strided, device cpu".

@@ -50,12 +50,11 @@ bool Plan::put(std::size_t i, const Tensor& tensor) {
   return same_written;
 }
 
-std::optional<Refused> Plan::look_at_all(std::vector<Group>& groups) {
+std::optional<Refused> Plan::look_at_all(std::vector<Group>& groups, bool everything) {
   const std::span<const Objects> objects = gathered_.objects();
-  if (tensors_.size() != objects.size()) is_proven_ = false;
   tensors_.resize(objects.size());
   layouts_.resize(std::max(layouts_.size(), objects.size()));
-  foreign_.clear();
+  unasked_.clear();
   elements_ = 0;
   updates_.clear();
   std::size_t updates = 0;
@@ -75,7 +74,7 @@ std::optional<Refused> Plan::look_at_all(std::vector<Group>& groups) {
       }
       elements_ += tensor.size;
       const bool is_same = put(i, tensor);
-      if (!is_ordinary || !is_exact_array(objects[i][param])) foreign_.push_back({i, !is_same});
+      if ((everything || !is_same) && (!is_ordinary || !is_exact_array(objects[i][param]))) unasked_.push_back(i);
     }
   }
   return std::nullopt;
@@ -151,30 +150,27 @@ void Plan::clip(std::vector<Group>& groups, double sum_of_squares) {
   }
 }
 
-// What only the arrays themselves can tell. A new gradient may lie where an old one lay, so gradients are always asked.
-std::optional<Outcome> Plan::ask_whether_lazy(bool everything, bool& asked) {
-  LazyGradients lazy;
-  for (const Foreign& foreign : foreign_) {
+// What only the arrays themselves can tell. They may run Python code, and let other threads run theirs.
+std::optional<Outcome> Plan::ask_whether_lazy(bool& asked) {
+  for (const std::size_t i : unasked_) {
     for (const Operand operand : operands) {
-      PyObject* array = gathered_.objects()[foreign.tensor][operand];
+      PyObject* array = gathered_.objects()[i][operand];
       if (array == nullptr || !has_exchange_api(Py_TYPE(array))) continue;
-      if (operand != grad && !foreign.has_changed && !everything) continue;
-      if (!asked && may_run_python_when_asked(array)) {
-        gathered_.hold();
-        asked = true;
+      gathered_.hold();
+      asked = true;
+      if (operand != grad && is_lazy(array)) return Refused{lazy_problem(), {i, operand}};
+      const Area area = area_of(tensors_[i], {i, operand});
+      if (tensors_[i].size > 0 && !has_memory(array, area.begin, area.end)) {
+        return Refused{{Problem::Error::unusable, "got {found}, wanted an array with memory of its own"}, {i, operand}};
       }
-      if (!is_lazy(array)) continue;
-      if (operand != grad) return Refused{lazy_problem(), {foreign.tensor, operand}};
-      lazy.tensors.push_back(foreign.tensor);
     }
   }
-  if (lazy.tensors.empty()) return std::nullopt;
-  return lazy;
+  return std::nullopt;
 }
 
 // Nothing, if all is as it should be.
 std::optional<Outcome> Plan::ask(bool everything, bool& asked) {
-  if (auto outcome = ask_whether_lazy(everything, asked)) return outcome;
+  if (auto outcome = ask_whether_lazy(asked)) return outcome;
   if (everything) disjointness_.forget();
   if (disjointness_.is_proven()) return std::nullopt;
   gathered_.hold();
@@ -201,10 +197,12 @@ Outcome Plan::make(Source& source, std::vector<Group>& groups, Purpose purpose) 
     gathered_.hold();  // before anything is asked for its name
     return outcome;
   };
-  if (auto found = look_at_all(groups)) return refused(std::move(*found));
+  const bool everything = !is_proven_ || tensors_.size() != gathered_.size();
+  if (auto found = look_at_all(groups, everything)) return refused(std::move(*found));
+  is_proven_ = false;
   bool asked = false;
   was_disturbed_ = true;
-  if (auto found = ask(!std::exchange(is_proven_, false), asked)) return refused(std::move(*found));
+  if (auto found = ask(everything, asked)) return refused(std::move(*found));
   if (asked && !is_as_before()) return refused(Replaced{});
   if (purpose == Purpose::step_with_norm) {
     if (auto found = describe_gradients()) return refused(std::move(*found));

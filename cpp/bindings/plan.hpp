@@ -27,10 +27,7 @@ struct Overlapping {
   Overlap arrays;
 };
 struct Replaced {};  // other code changed an array while NumPy, or the arrays, were asked
-struct LazyGradients {
-  std::vector<std::size_t> tensors;  // those gathered whose gradients are stored negated or conjugated
-};
-using Outcome = std::variant<Ready, Source::Missing, Refused, Overlapping, Replaced, LazyGradients>;
+using Outcome = std::variant<Ready, Source::Missing, Refused, Overlapping, Replaced>;
 
 // The memory serves again in the next step, so that a step allocates nothing, and so does the proof that the arrays of
 // the last step do not overlap.
@@ -59,13 +56,13 @@ class Plan {
   void clip(std::vector<Group>& groups, double sum_of_squares);
 
  private:
-  std::optional<Refused> look_at_all(std::vector<Group>& groups);
+  std::optional<Refused> look_at_all(std::vector<Group>& groups, bool everything);
   std::optional<Refused> describe_any(std::size_t i, Tensor& tensor);
   std::optional<Refused> describe_gradients();
   bool put(std::size_t i, const Tensor& tensor);
   void keep_layout(std::size_t i, std::span<const View> views, Tensor& tensor);
   std::optional<Outcome> ask(bool everything, bool& asked);
-  std::optional<Outcome> ask_whether_lazy(bool everything, bool& asked);
+  std::optional<Outcome> ask_whether_lazy(bool& asked);
   bool is_as_before();
 
   Gathered gathered_;
@@ -74,11 +71,8 @@ class Plan {
   std::vector<std::unique_ptr<Layout>> layouts_;  // of tensors, by their place
   std::vector<Tensor> gradients_;
   std::vector<std::unique_ptr<Layout>> gradient_layouts_;
-  struct Foreign {
-    std::size_t tensor;
-    bool has_changed;  // what is written of it is not the memory of the last step
-  };
-  std::vector<Foreign> foreign_;  // tensors that may not be plain NumPy arrays
+  std::vector<std::size_t>
+      unasked_;  // tensors that may not be plain NumPy arrays, and are written elsewhere than before
   Disjointness disjointness_;
   bool is_proven_ = false;  // all of the last step was asked, and is disjoint
   bool was_disturbed_ = false;

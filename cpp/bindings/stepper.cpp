@@ -10,7 +10,6 @@
 #include <string_view>
 #include <utility>
 
-#include "arrays/lazy.hpp"
 #include "rules.hpp"
 #include "sources/columns.hpp"
 
@@ -51,7 +50,7 @@ struct Overloaded : Cases... {
 }  // namespace
 
 std::unique_ptr<Stepper> Stepper::twin() const {
-  auto twin = std::make_unique<Stepper>(rule_.info().name, naming_);
+  std::unique_ptr<Stepper> twin(::new Stepper(rule_.info().name, naming_));
   twin->busy_ = busy_;
   return twin;
 }
@@ -106,10 +105,6 @@ void Stepper::raise_outcome(const Outcome& outcome, const Source& source, const 
                    throw std::runtime_error(
                        "step: arrays were replaced or resized by other code while they were being checked");
                  },
-                 [&](const LazyGradients& lazy) {
-                   const ArrayId first = {lazy.tensors.front(), grad};
-                   raise(lazy_problem(), label(first), {}, array(first), false);
-                 },
              },
              outcome);
   throw std::logic_error("step: refused for no reason");
@@ -122,21 +117,15 @@ bool Stepper::run(Source& source) {
       nonfinite != Nonfinite::propagate ||
       std::any_of(groups_.begin(), groups_.end(), [](const Group& group) { return std::isfinite(group.clip_norm()); });
   const auto purpose = with_norm ? Plan::Purpose::step_with_norm : Plan::Purpose::step;
-  bool can_resolve = true;
-  Outcome outcome = plan_.make(source, groups_, purpose);
-  while (!std::holds_alternative<Ready>(outcome)) {
-    const auto* lazy = std::get_if<LazyGradients>(&outcome);
+  const Outcome outcome = plan_.make(source, groups_, purpose);
+  if (!std::holds_alternative<Ready>(outcome)) {
     const auto* refused = std::get_if<Refused>(&outcome);
     // PyTorch casts state whose parameter got another dtype, which the front end does, too.
     const bool lacks_state = std::holds_alternative<Source::Missing>(outcome) ||
                              (naming_ == Naming::torch && refused != nullptr && refused->array.operand > grad &&
                               refused->problem.error == Problem::Error::type);
     if (lacks_state && !source.is_completed() && naming_ != Naming::function) return false;
-    if (lazy == nullptr || !std::exchange(can_resolve, false)) raise_outcome(outcome, source, plan_.gathered());
-    std::vector<std::size_t> indices;
-    for (const std::size_t i : lazy->tensors) indices.push_back(plan_.gathered().param(i).index);
-    if (!source.resolve(indices)) raise_outcome(outcome, source, plan_.gathered());
-    outcome = plan_.make(source, groups_, purpose);
+    raise_outcome(outcome, source, plan_.gathered());
   }
   take(nonfinite, with_norm, source);
   return true;
@@ -230,10 +219,22 @@ namespace {
 class Hold {
  public:
   Hold(std::shared_ptr<Busy> busy, const char* what) : busy_(std::move(busy)), what_(what) {}
-  void enter() { busy_->begin(what_); }
-  void exit(const py::args& /*error*/) { busy_->end(); }
+  ~Hold() { end(); }
+  Hold(const Hold&) = delete;
+  Hold& operator=(const Hold&) = delete;
+
+  void enter() {
+    busy_->begin(what_);
+    holds_ = true;
+  }
+  void exit(const py::args& /*error*/) { end(); }
 
  private:
+  void end() {
+    if (holds_.exchange(false)) busy_->end();  // and not what somebody else has begun
+  }
+
+  std::atomic<bool> holds_ = false;
   std::shared_ptr<Busy> busy_;
   const char* what_;
 };
@@ -253,9 +254,14 @@ void register_stepper(py::module_& m) {
       .value("function", Naming::function)
       .value("torch", Naming::torch)
       .finalize();
-  py::class_<Hold>(m, "Hold").def("__enter__", &Hold::enter).def("__exit__", &Hold::exit);
+  py::class_<Hold> hold(m, "Hold");
+  hold.def("__enter__", &Hold::enter).def("__exit__", &Hold::exit);
+  refuse_new(hold);
   py::class_<Stepper>(m, "Stepper")
-      .def(py::init<const std::string&, Naming>(), py::arg("rule"), py::arg("naming"))
+      .def(py::init([](const std::string& rule, Naming naming) {
+             return std::unique_ptr<Stepper>(::new Stepper(rule, naming));
+           }),
+           py::arg("rule"), py::arg("naming"))
       .def("step", &Stepper::step, py::arg("groups"), py::arg("grads"), py::arg("columns"), py::arg("grad_scale"),
            py::arg("more"))
       .def("step_tensors", &Stepper::step_tensors, py::arg("groups"), py::arg("state"), py::arg("grad_scale"),
@@ -265,7 +271,9 @@ void register_stepper(py::module_& m) {
       .def("state_names", &Stepper::state_names, py::arg("group"))
       .def(
           "hold",
-          [](const Stepper& stepper, const std::string& what) { return Hold(stepper.busy(), known_call(what)); },
+          [](const Stepper& stepper, const std::string& what) {
+            return std::make_unique<Hold>(stepper.busy(), known_call(what));
+          },
           py::arg("what"))
       .def("twin", &Stepper::twin)
       .def_property_readonly("rule", [](const Stepper& stepper) { return describe_rule(stepper.rule().info()); })
@@ -278,7 +286,8 @@ void register_stepper(py::module_& m) {
                                   stepper.num_threads(), stepper.skipped_steps());
           },
           [](const py::tuple& made_from) {
-            auto stepper = std::make_unique<Stepper>(made_from[0].cast<std::string>(), made_from[1].cast<Naming>());
+            std::unique_ptr<Stepper> stepper(
+                ::new Stepper(made_from[0].cast<std::string>(), made_from[1].cast<Naming>()));
             stepper->set_nonfinite(made_from[2]);
             stepper->set_num_threads(made_from[3]);
             stepper->set_skipped_steps(made_from[4].cast<std::int64_t>());

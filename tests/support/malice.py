@@ -32,6 +32,55 @@ for line in sys.stdin:
 """
 
 
+# What programs begin with that attack the engine below the optimizers, too.
+ENGINE = """
+import gc, os, pickle, sys, threading, time
+import numpy as np
+import rmsprop
+from rmsprop import _core, functional
+from rmsprop._core import Hold, Naming, Rule, Stepper
+
+big = lambda: np.ones(1 << 17)
+armed = False
+
+def attempt(call, *arguments, **more):
+    try:
+        return call(*arguments, **more)
+    except Exception as error:
+        print(type(error).__name__, str(error)[:200])
+        return str(error)
+
+class Text(str):
+    '''A str that runs `on_compare(self)` when it is compared with another.'''
+    __hash__ = str.__hash__
+    def __eq__(self, other):
+        if armed:
+            on_compare(self)
+        return str.__eq__(self, other)
+
+def in_child(call):
+    '''Run something in a forked child, which has to come to its end.'''
+    child = os.fork()
+    if child == 0:
+        try:
+            call()
+            os._exit(7)
+        except BaseException as error:
+            print(repr(error), flush=True)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+def group_of(*params, **options):
+    return {**rmsprop.RMSprop([big()], **options).param_groups[0], "params": list(params)}
+
+def interleaved():
+    memory = np.ones((1 << 9, 1 << 9))
+    a = np.lib.stride_tricks.as_strided(memory, (1 << 8, 3), (8 * 7, 8 * 3))
+    return a, np.lib.stride_tricks.as_strided(memory[0, 1:], (1 << 8, 3), (8 * 7, 8 * 3))
+"""
+
+
 def outcomes_of(preamble, programs):
     """Run programs, by name, after a preamble that is run once, and return by name how each ended.
 

@@ -151,6 +151,19 @@ MALICE = {
         optimizer = RMSprop([param])
         param.grad = torch.ones(256, 512).t().as_subclass(Nosy)
         Nosy.when = {"is_conj": replace}
+        optimizer.step()  # looks at memory after that
+        assert param.detach().all()
+        assert param.detach().unique().numel() == 1
+    """,
+    "state that replaces memory when it is asked whether it is lazy": """
+        def replace():
+            param.data = torch.zeros(512, 256)
+
+        param = big(512, 256)
+        optimizer = RMSprop([param])
+        optimizer.step()
+        optimizer.state[param]["square_avg"] = torch.ones(512, 256).as_subclass(Nosy)
+        Nosy.when = {"is_conj": replace}
         assert "replaced or resized" in attempt(optimizer.step)
         assert not param.detach().any()
     """,

@@ -5,7 +5,10 @@
 #include <atomic>
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <limits>
+
+#include "../python.hpp"
 
 namespace rmsprop::bindings {
 namespace {
@@ -112,15 +115,44 @@ bool is_sound(const dlpack::Tensor& tensor) {
   return true;
 }
 
-// An attribute of a class, found without running Python code: neither metaclasses nor descriptors are asked. Borrowed.
+// An attribute of a class, found without running Python code: neither metaclasses nor descriptors are asked, and no key
+// is compared that is not a plain str. Borrowed.
 PyObject* class_attribute(PyTypeObject* type, const char* name) {
-  const auto key = py::reinterpret_steal<py::object>(PyUnicode_InternFromString(name));
-  return key ? _PyType_Lookup(type, key.ptr()) : nullptr;
+  const auto length = static_cast<Py_ssize_t>(std::strlen(name));
+  PyObject* classes = type->tp_mro;
+  for (Py_ssize_t i = 0; classes != nullptr && i < PyTuple_GET_SIZE(classes); ++i) {
+    auto* owner = reinterpret_cast<PyTypeObject*>(PyTuple_GET_ITEM(classes, i));
+#if PY_VERSION_HEX >= 0x030C0000
+    const auto dict = py::reinterpret_steal<py::object>(PyType_GetDict(owner));
+#else
+    const py::object dict = owned(owner->tp_dict);
+#endif
+    if (!dict) continue;
+    const Locked lock(dict.ptr());
+    Py_ssize_t position = 0;
+    PyObject* key = nullptr;
+    PyObject* value = nullptr;
+    while (PyDict_Next(dict.ptr(), &position, &key, &value) != 0) {
+      const bool may_be = PyUnicode_CheckExact(key) && PyUnicode_GET_LENGTH(key) == length;
+      if (may_be && PyUnicode_CompareWithASCIIString(key, name) == 0) return value;
+    }
+  }
+  return nullptr;
+}
+
+// Whether objects of a type are PyTorch's tensors. The class that all of them have is one of C, of which no class of
+// Python can be a direct subclass, so that a class which merely says so is none.
+bool is_of_tensors(PyTypeObject* type) {
+  for (const PyTypeObject* base = type; base != nullptr; base = base->tp_base) {
+    const bool is_of_c = (base->tp_flags & Py_TPFLAGS_HEAPTYPE) == 0;
+    if (is_of_c && std::strcmp(base->tp_name, "torch._C.TensorBase") == 0) return true;
+  }
+  return false;
 }
 
 // The exchange API of a type, or null. By the protocol it lasts for as long as the process.
 const ExchangeApi* find_api(PyTypeObject* type) {
-  if (has_own_dispatch(type)) return nullptr;
+  if (!is_of_tensors(type) || has_own_dispatch(type)) return nullptr;
   PyObject* capsule = class_attribute(type, "__dlpack_c_exchange_api__");
   constexpr const char* name = "dlpack_exchange_api";
   if (capsule == nullptr || PyCapsule_IsValid(capsule, name) == 0) return nullptr;
@@ -131,7 +163,8 @@ const ExchangeApi* find_api(PyTypeObject* type) {
 
 struct KnownType {
   std::atomic<PyTypeObject*> type = nullptr;  // owned, so that no other type takes its address
-  const ExchangeApi* api = nullptr;
+  std::atomic<const ExchangeApi*> api = nullptr;
+  std::atomic<unsigned> version = 0;  // of the type, which changes with its attributes
 };
 
 // A program has few types of arrays. If it makes them without end, the later ones are looked up each time. Entries are
@@ -143,14 +176,20 @@ const ExchangeApi* api_of(PyTypeObject* type) {
   static std::atomic<std::size_t> used = 0;
   for (KnownType& entry : known) {
     PyTypeObject* known_type = entry.type.load(std::memory_order_acquire);
-    if (known_type == type) return entry.api;
     if (known_type == nullptr) break;
+    if (known_type != type) continue;
+    if (entry.version != type->tp_version_tag || type->tp_version_tag == 0) {
+      entry.api = find_api(type);
+      entry.version = type->tp_version_tag;
+    }
+    return entry.api;
   }
   const ExchangeApi* api = find_api(type);
   const std::size_t place = used.load() < most_known_types ? used.fetch_add(1) : most_known_types;
   if (place < most_known_types) {
     Py_INCREF(type);
     known[place].api = api;
+    known[place].version = type->tp_version_tag;
     known[place].type.store(type, std::memory_order_release);
   }
   return api;
@@ -158,10 +197,13 @@ const ExchangeApi* api_of(PyTypeObject* type) {
 
 }  // namespace
 
-// That of all other tensors of PyTorch is a function of C.
+// All other tensors of PyTorch have the same one, which does nothing.
 bool has_own_dispatch(PyTypeObject* type) {
   PyObject* dispatch = class_attribute(type, "__torch_dispatch__");
-  return dispatch != nullptr && PyCFunction_Check(dispatch) == 0;
+  if (dispatch == nullptr) return false;
+  const bool is_of_c = PyCFunction_CheckExact(dispatch) != 0;
+  const char* name = is_of_c ? reinterpret_cast<PyCFunctionObject*>(dispatch)->m_ml->ml_name : "";
+  return std::strcmp(name, "_disabled_torch_dispatch_impl") != 0;
 }
 
 bool has_exchange_api(PyTypeObject* type) { return api_of(type) != nullptr; }

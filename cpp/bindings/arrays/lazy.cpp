@@ -1,18 +1,18 @@
 #include "lazy.hpp"
 
-#include <array>
 #include <atomic>
+#include <utility>
 
 #include "dlpack.hpp"
 
 namespace rmsprop::bindings {
 namespace {
 
-// PyTorch's own types, and its methods as it made them: whatever replaces them later is not asked.
+// PyTorch's methods as it made them: whatever replaces them later is not asked.
 struct Torch {
-  std::array<PyTypeObject*, 2> plain_types;
   PyObject* is_neg;
   PyObject* is_conj;
+  PyObject* untyped_storage;
 };
 
 std::atomic<const Torch*> known = nullptr;
@@ -25,11 +25,8 @@ const Torch& torch() {
           .call_once_and_store_result([] {
             const auto module = py::module_::import("torch");
             const py::object base = module.attr("Tensor").attr("__base__");
-            const auto kept = [](py::object object) { return object.release().ptr(); };
-            const auto type = [&](const py::object& object) { return reinterpret_cast<PyTypeObject*>(kept(object)); };
-            return Torch{{type(module.attr("Tensor")), type(module.attr("nn").attr("Parameter"))},
-                         kept(base.attr("is_neg")),
-                         kept(base.attr("is_conj"))};
+            const auto method = [&](const char* name) { return py::object(base.attr(name)).release().ptr(); };
+            return Torch{method("is_neg"), method("is_conj"), method("untyped_storage")};
           })
           .get_stored();
   known.store(&torch, std::memory_order_release);
@@ -44,14 +41,21 @@ bool says(PyObject* method, PyObject* tensor) {
 
 }  // namespace
 
-bool may_run_python_when_asked(PyObject* tensor) {
-  const Torch* torch = known.load(std::memory_order_acquire);
-  if (torch == nullptr) return true;
-  return Py_TYPE(tensor) != torch->plain_types[0] && Py_TYPE(tensor) != torch->plain_types[1];
-}
-
 // The sign of a real tensor is lazy only as the imaginary part of a conjugated complex one.
 bool is_lazy(PyObject* tensor) { return says(torch().is_neg, tensor) || says(torch().is_conj, tensor); }
+
+bool has_memory(PyObject* tensor, std::uintptr_t begin, std::uintptr_t end) {
+  const auto storage = py::reinterpret_steal<py::object>(PyObject_CallOneArg(torch().untyped_storage, tensor));
+  if (!storage) throw py::error_already_set();
+  const auto first = storage.attr("data_ptr")().cast<std::uintptr_t>();
+  const auto size = storage.attr("nbytes")().cast<std::uintptr_t>();
+  return begin >= first && end <= first + size;
+}
+
+py::object resolved(py::object tensor) {
+  if (tensor.is_none() || !has_exchange_api(Py_TYPE(tensor.ptr())) || !is_lazy(tensor.ptr())) return tensor;
+  return tensor.attr("resolve_conj")().attr("resolve_neg")();
+}
 
 Problem lazy_problem() {
   return {Problem::Error::value,

@@ -3,16 +3,22 @@
 
 #include <pybind11/pybind11.h>
 
+#include <cstdint>
+
 #include "../messages.hpp"
 
 namespace rmsprop::bindings {
 
-// Asks a tensor, which has to be of a type with the exchange API of DLPack. Types other than PyTorch's own may run
-// Python code then.
+// Asks a tensor, which has to be of a type with the exchange API of DLPack. This may run Python code, that of modes of
+// PyTorch, too, and lets other threads run.
 bool is_lazy(PyObject* tensor);
 
-// False if it is certain that is_lazy() runs no Python code.
-bool may_run_python_when_asked(PyObject* tensor);
+// Whether the storage of such a tensor has all bytes from `begin` to `end`: other code may have made it smaller. The
+// same holds as for is_lazy().
+bool has_memory(PyObject* tensor, std::uintptr_t begin, std::uintptr_t end);
+
+// The same tensor in memory as it is, elsewhere; itself, if it is so already or is no tensor.
+py::object resolved(py::object tensor);
 
 // What is wrong with one that has to be memory.
 Problem lazy_problem();

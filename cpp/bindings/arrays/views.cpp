@@ -72,8 +72,12 @@ bool is_in_cpu_memory(const dlpack::Tensor& tensor) {
   return type == dlpack::cpu || type == dlpack::cuda_host || type == dlpack::rocm_host;
 }
 
+// Null where there is no memory. A view of memory that was freed may be as far from null as it was from the beginning;
+// no system has memory in the first pages.
 std::byte* data_of(const dlpack::Tensor& tensor) {
-  return tensor.data == nullptr ? nullptr : static_cast<std::byte*>(tensor.data) + tensor.byte_offset;
+  constexpr std::uintptr_t least_address = 1 << 16;
+  const std::uintptr_t address = reinterpret_cast<std::uintptr_t>(tensor.data) + tensor.byte_offset;
+  return tensor.data == nullptr || address < least_address ? nullptr : reinterpret_cast<std::byte*>(address);
 }
 
 // In C order, with the very strides that this order has. PyTorch calls more than that contiguous: of a dimension of

@@ -102,8 +102,10 @@ std::optional<Source::Missing> Columns::collect(Gathered& gathered) {
 // Where a list has nothing it gets what was made; nothing is compared, and no Python code runs.
 void Columns::commit(const Gathered& gathered, bool was_disturbed) {
   if (was_disturbed) counts_ = counts_of(steps_, params());
-  for (std::size_t i = 0; i < gathered.size() && counts_ != nullptr; ++i) {
-    counts_[gathered.param(i).index] = gathered.param(i).next_step;
+  const std::size_t count = counts_ == nullptr ? 0 : params();  // other code may have made both smaller
+  for (std::size_t i = 0; i < gathered.size(); ++i) {
+    const auto& [index, next_step] = gathered.param(i);
+    if (index < count) counts_[index] = next_step;
   }
   if (more_state_ == nullptr) return;
   for (Py_ssize_t kind = 0; kind < PyTuple_GET_SIZE(state_); ++kind) {
@@ -122,6 +124,7 @@ void Columns::commit(const Gathered& gathered, bool was_disturbed) {
 Label Columns::label(std::size_t index, Operand operand) const {
   py::object key;
   if (keys_ != Py_None) key = item_of(keys_, index);
+  if (keys_ != Py_None && !key) key = py::int_(index);  // other code has emptied the list meanwhile
   const bool is_function = naming_ == Naming::function;
   if (operand == param) return {is_function ? "param" : "params", key};
   if (operand == grad) return {is_function ? "grad" : "grads", key};

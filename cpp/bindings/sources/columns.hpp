@@ -30,7 +30,6 @@ class Columns : public Source {
 
   std::optional<Missing> collect(Gathered& gathered) override;
   bool is_completed() const override { return more_state_ != nullptr; }
-  bool resolve(std::span<const std::size_t> /*indices*/) override { return false; }
   void commit(const Gathered& gathered, bool was_disturbed) override;
   Label label(std::size_t index, Operand operand) const override;
 

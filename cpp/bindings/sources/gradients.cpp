@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <string>
 
+#include "../arrays/lazy.hpp"
 #include "../arrays/views.hpp"
 #include "../messages.hpp"
 
@@ -16,7 +17,7 @@ bool are_names(PyObject* keys) {
   return names.size() > 0 && PyUnicode_Check(names[0]);
 }
 
-bool needs_conversion(PyObject* grad) { return !is_exact_array(grad) && grad != Py_None && !is_viewable(grad); }
+bool is_foreign(PyObject* grad) { return !is_exact_array(grad) && grad != Py_None && !is_array(grad); }
 
 // The parameter of this index, or null.
 py::object param_of(const std::vector<Group>& groups, std::size_t index) {
@@ -39,17 +40,6 @@ py::object converted(const py::object& grad, const std::vector<Group>& groups, s
   return capsule ? capsule : grad;
 }
 
-py::object with_viewable(const py::object& sequence, const std::vector<Group>& groups) {
-  const Items grads(sequence.ptr());
-  if (std::none_of(grads.begin(), grads.end(), needs_conversion)) return sequence;
-  const auto own = py::reinterpret_steal<py::list>(PySequence_List(sequence.ptr()));
-  for (py::size_t i = 0; i < own.size(); ++i) {
-    const py::object grad = own[i];
-    if (needs_conversion(grad.ptr())) own[i] = converted(grad, groups, i);
-  }
-  return own;
-}
-
 }  // namespace
 
 GradientsArgument::GradientsArgument(const py::object& grads, PyObject* keys, const std::vector<Group>& groups,
@@ -59,7 +49,11 @@ GradientsArgument::GradientsArgument(const py::object& grads, PyObject* keys, co
     if (PyList_Check(grads.ptr()) || PyTuple_Check(grads.ptr()) || PyDict_Check(grads.ptr())) {
       raise_kind(grads, "one numpy.ndarray, since the parameter is one array, too, in no list or dict");
     }
-    single_owner_ = needs_conversion(grads.ptr()) ? converted(grads, groups, 0) : grads;
+    const bool is_viewed = is_viewable(grads.ptr()) || grads.is_none();
+    if (is_foreign(grads.ptr()) && is_viewed && is_lazy(grads.ptr())) {
+      raise(lazy_problem(), {argument_}, {}, grads.ptr(), false);
+    }
+    single_owner_ = is_viewed ? grads : converted(grads, groups, 0);
     single_ = single_owner_.ptr();
     return;
   } else if (are_names(keys)) {
@@ -72,7 +66,24 @@ GradientsArgument::GradientsArgument(const py::object& grads, PyObject* keys, co
     sequence_ = py::reinterpret_steal<py::object>(PySequence_Fast(grads.ptr(), argument));
     if (!sequence_) throw py::error_already_set();
   }
-  sequence_ = with_viewable(sequence_, groups);
+  make_viewable(keys, groups);
+}
+
+void GradientsArgument::make_viewable(PyObject* keys, const std::vector<Group>& groups) {
+  const Items grads(sequence_.ptr());
+  if (std::none_of(grads.begin(), grads.end(), is_foreign)) return;
+  const auto own = py::reinterpret_steal<py::list>(PySequence_List(sequence_.ptr()));
+  for (py::size_t i = 0; i < own.size(); ++i) {
+    const py::object grad = own[i];
+    if (!is_foreign(grad.ptr())) continue;
+    if (!is_viewable(grad.ptr())) {
+      own[i] = converted(grad, groups, i);
+    } else if (is_lazy(grad.ptr())) {
+      const py::object key = keys == Py_None ? py::object() : item_of(keys, i);
+      raise(lazy_problem(), {argument_, key}, {}, grad.ptr(), false);
+    }
+  }
+  sequence_ = own;
 }
 
 // Names are compared, which can run Python code: so every reference here is an owned one.

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "../arrays/dlpack.hpp"
+#include "../arrays/lazy.hpp"
 #include "../arrays/views.hpp"
 
 namespace rmsprop::bindings {
@@ -107,6 +108,9 @@ void Tensors::gather(const py::object& state) {
     }
     memory_.ends_.push_back(memory_.entries_.size());
   }
+  if (!with_gradients_) return;
+  // Now that all is held: PyTorch lets other threads run.
+  for (Entry& entry : memory_.entries_) entry.grad = resolved(std::move(entry.grad));
 }
 
 void Tensors::add(const Group& group, py::object param, const py::object& entry) {
@@ -217,14 +221,6 @@ std::optional<Source::Missing> Tensors::collect(Gathered& gathered) {
     gathered.end_group();
   }
   return std::nullopt;
-}
-
-bool Tensors::resolve(std::span<const std::size_t> indices) {
-  for (const std::size_t index : indices) {
-    const py::object grad = memory_.entries_[index].grad;
-    memory_.entries_[index].grad = viewable(grad.attr("resolve_conj")().attr("resolve_neg")());
-  }
-  return true;
 }
 
 void Tensors::commit(const Gathered& gathered, bool was_disturbed) {

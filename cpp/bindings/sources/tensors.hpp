@@ -50,7 +50,6 @@ class Tensors : public Source {
 
   std::optional<Missing> collect(Gathered& gathered) override;
   bool is_completed() const override { return !more_.is_none(); }
-  bool resolve(std::span<const std::size_t> indices) override;
   void commit(const Gathered& gathered, bool was_disturbed) override;
   Label label(std::size_t index, Operand operand) const override;
 
