@@ -239,6 +239,7 @@ MALICE = {
         for act in (clear, fail, lambda: attempt(optimizer.step), lambda: os.fork() or os._exit(0)):
             param = big()
             optimizer = RMSprop([param])
+            optimizer.step()
 
             def on_written(written):
                 calls.append(written)
@@ -248,7 +249,7 @@ MALICE = {
             calls = []
             attempt(
                 optimizer._stepper.step_tensors, optimizer.param_groups, optimizer.state, 1.0,
-                optimizer._missing_entries, on_written,
+                None, on_written,
             )
             assert calls and param[0] < 1
     """,
