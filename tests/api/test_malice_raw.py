@@ -151,41 +151,6 @@ MALICE = {
             assert attempt(stepper.__setstate__, state) is not None, state
             assert attempt(lambda: stepper.nonfinite) != "propagate"
     """,
-    "state for a step that needs more that is anything": """
-        class Odd(tuple):
-            def __getitem__(self, index):
-                return 5
-            def __len__(self):
-                return 3
-            def __iter__(self):
-                return iter((5, 5, 5))
-
-        def shrink():
-            params.clear(), keys.clear(), state[0].clear(), steps.resize(0, refcheck=False)
-            gc.collect()
-            return right()
-
-        def check_again():
-            stepper.check([group_of(*params, momentum=0.9)], (keys, state, steps))
-            return right()
-
-        def right():
-            return [0], ([big()], [None], [big()]), np.zeros(1, np.int64)
-
-        def step(allocate):
-            stepper.step([group_of(*params, momentum=0.9)], [big()], (keys, state, steps), 1.0, allocate() if callable(allocate) else allocate)
-
-        answers = [None, 5, (), (1, 2), (1, 2, 3), Odd(), [[0], ([], [], []), 0], ([0], (), 0), ([0], Odd(), 0),
-                   ([0], ([big()], [None]), 0), ([0], ([None], [None], [5]), 0), ([0], ([big()], [None],
-                       [np.ones(3)]), 0),
-                   ([0], ([big()], [None], [None]), 0), ([], ([big()], [None], [big()]), 0)]
-        for allocate in (*[lambda answer=answer: answer for answer in answers], 5, fork, shrink, step_again,
-            check_again, right):
-            params, keys, state, steps = [big()], [0], ([big()], [None], [None]), np.zeros(1, np.int64)
-            stepper = Stepper("rmsprop", Naming.optimizer)
-            attempt(step, allocate)
-            assert allocate is not right or state[2][0] is not None
-    """,
     "nonsense for every argument": """
         class Liar:
             def __getattr__(self, name):
