@@ -1,4 +1,4 @@
-"""The RMSprop and Adagrad step on a CPU: in place, at the speed of memory, the same bits on every machine."""
+"""The RMSprop and Adagrad step on a CPU: in place, at memory bandwidth, the same bits on every machine."""
 
 from importlib import import_module
 from types import ModuleType
@@ -29,7 +29,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> ModuleType:
-    """Import what few programs need at its first use, so that the rest starts sooner."""
+    """Import rarely used modules at their first use, so that the package is imported sooner."""
     if name in ("convert", "presets", "schedules"):
         return import_module(f"rmsprop.{name}")
     raise AttributeError(f"module 'rmsprop' has no attribute {name!r}")

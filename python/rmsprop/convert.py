@@ -1,11 +1,11 @@
-"""State dicts of other frameworks as ours, and ours as theirs.
+"""Conversion of optimizer state from and to other frameworks.
 
-The step of each framework is the one that `rmsprop.presets` has under its name. These functions move the state; they
-copy every array that they hand to another framework, since ours are updated in place.
+The step of each framework is the one that `rmsprop.presets` has under its name. These functions convert the state; they
+copy every array that they pass to another framework, since ours are updated in place.
 
 | here | PyTorch | Keras | optax |
 |---|---|---|---|
-| `step` | `step` | `iteration` | `count`, if anything counts |
+| `step` | `step` | `iteration` | `count`, if there is one |
 | `square_avg` | `square_avg` | `velocity` | `nu` |
 | `grad_avg` | `grad_avg` | `average_gradient` | `mu` |
 | `momentum_buffer` | `momentum_buffer` | `momentum` | `-trace` |
@@ -39,7 +39,7 @@ OPTAX = {"square_avg": "nu", "grad_avg": "mu", "momentum_buffer": "trace", "sum"
 
 
 def to_keras(state_dict: StateDict) -> dict[str, list[Any]]:
-    """Return one of our state dicts under the names of Keras's variables.
+    """Return one of our state dicts as lists under the names of Keras's variables.
 
     Args:
         state_dict: what `state_dict()` of our optimizer returned. Its momentum must be that of Keras:
@@ -50,7 +50,7 @@ def to_keras(state_dict: StateDict) -> dict[str, list[Any]]:
         "average_gradient", or for Adagrad "accumulator"; and "iteration", a list of one count.
 
     Raises:
-        ValueError: parameters differ in their step count or in the state that they have, which Keras cannot express.
+        ValueError: parameters differ in their step count or their kinds of state, which Keras cannot represent.
 
     Examples:
         >>> import numpy as np, rmsprop
@@ -59,7 +59,7 @@ def to_keras(state_dict: StateDict) -> dict[str, list[Any]]:
         >>> to_keras(opt.state_dict())
         {'iteration': [1], 'velocity': [array([0.1, 0.4])]}
 
-        To put them into a Keras optimizer that is built:
+        To assign them to a Keras optimizer that has been built:
 
         >>> for name, values in to_keras(opt.state_dict()).items():  # doctest: +SKIP
         ...     variables = [v for v in keras_optimizer.variables if v.name.endswith(name)]
@@ -104,7 +104,8 @@ def from_keras(variables: Mapping[str, Sequence[Any]], state_dict: StateDict) ->
 def to_optax(state_dict: StateDict, opt_state: Any) -> Any:
     """Return the state of an optax transformation with the arrays of one of our state dicts.
 
-    `optax.trace` comes after the learning rate has become negative, so its sign is the opposite of our buffer's.
+    `optax.trace` is applied after the multiplication with the negative learning rate, so its sign is opposite to our
+    buffer's.
 
     Args:
         state_dict: what `state_dict()` of our optimizer returned. Its momentum must be that of optax:
@@ -114,7 +115,7 @@ def to_optax(state_dict: StateDict, opt_state: Any) -> Any:
             found by name; otherwise ours are in the order of `jax.tree.leaves(params)`.
 
     Raises:
-        ValueError: the state is not the one that these hyperparameters need.
+        ValueError: the state is not what these hyperparameters need.
 
     Examples:
         >>> opt_state = to_optax(opt.state_dict(), optax.rmsprop(1e-3).init(params))  # doctest: +SKIP
@@ -138,7 +139,7 @@ def from_optax(opt_state: Any, state_dict: StateDict) -> dict[str, Any]:
             `opt_state` counts steps, as without schedule and bias correction, its step counts stay.
 
     Raises:
-        ValueError: the state is not the one that these hyperparameters need.
+        ValueError: the state is not what these hyperparameters need.
 
     Examples:
         >>> opt.load_state_dict(from_optax(opt_state, opt.state_dict()))  # doctest: +SKIP
@@ -232,7 +233,7 @@ def _is_ours(name: Any) -> bool:
 
 
 def _fields(opt_state: Any) -> dict[str, Any]:
-    """Return what is there to convert in a tree of optax's states: trees of arrays by name, and the count."""
+    """Return the fields to convert in a tree of optax's states: trees of arrays by name, and the count."""
     found: dict[str, Any] = {}
     for name, value in _all_fields(opt_state):
         value = int(value) if name == "count" else value
@@ -252,7 +253,7 @@ def _all_fields(opt_state: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _with_fields(opt_state: Any, fields: Mapping[str, Any]) -> Any:
-    """Return a tree of optax's states with other values in the fields that are ours to convert."""
+    """Return a tree of optax's states with other values in the fields that are converted."""
     if not isinstance(opt_state, tuple):
         return opt_state
     if not hasattr(opt_state, "_fields"):

@@ -1,11 +1,11 @@
-"""One step on arrays that you keep yourself: for people with their own training loop.
+"""One step on arrays that you keep yourself, for your own training loop.
 
 These functions are the step of the optimizers without their state and step counts. They check all arguments before they
 write, and they change only the parameters and the state, in place.
 
-Arrays are those of NumPy, or tensors of PyTorch (2.10 and later) in the memory of the CPU, which are used where they
-lie. Autograd does not notice that a tensor was written. Gradients may also be those of other libraries that share
-memory through DLPack, such as JAX.
+Arrays are those of NumPy, or tensors of PyTorch (2.10 and later) in the memory of the CPU, which are used in place.
+Autograd does not record that a tensor was written. Gradients may also be those of other libraries that share memory
+through DLPack, such as JAX.
 """
 
 from __future__ import annotations
@@ -75,18 +75,17 @@ def rmsprop_(
         eps_in_sqrt: False divides by `sqrt(square_avg) + eps`, as PyTorch does.
         lr_in_momentum: the buffer sums `lr * grad / d`, as in TensorFlow, instead of `grad / d`, as in PyTorch.
         bias_correction: divide the averages by `1 - alpha**step`.
-        clip_value: clip each element of the gradient to [-clip_value, clip_value]; None does not.
+        clip_value: clip each element of the gradient to [-clip_value, clip_value]; None disables this.
         clip_norm: before that, scale all gradients so that the root of the sum of their squares is at most this; None
-            does not.
+            disables this.
         grad_avg: like `param`; the average gradient, updated in place.
         momentum_buffer: like `param`; updated in place.
-        step: which step this is, counted from 1; it matters for `bias_correction` alone.
-        grad_scale: number that every gradient is multiplied with first.
+        step: the number of this step, from 1; only `bias_correction` depends on it.
+        grad_scale: factor for every gradient, applied first.
         num_threads: maximum number of threads; None for `rmsprop.get_num_threads()`.
 
     Raises:
-        TypeError: an array is not one that can be used without a copy, or of another dtype; a hyperparameter is not a
-            number.
+        TypeError: an array cannot be used without a copy, or has another dtype; a hyperparameter is not a number.
         ValueError: shapes differ, an array that is written is read-only or shares memory with another, or a
             hyperparameter is out of range. Nothing has been written then.
 
@@ -140,16 +139,15 @@ def adagrad_(
         weight_decay: L2 penalty, added to the gradient, or decoupled from it.
         decoupled_weight_decay: shrink the parameter by `lr * weight_decay` instead.
         maximize: ascend instead of descend.
-        clip_value: clip each element of the gradient to [-clip_value, clip_value]; None does not.
+        clip_value: clip each element of the gradient to [-clip_value, clip_value]; None disables this.
         clip_norm: before that, scale all gradients so that the root of the sum of their squares is at most this; None
-            does not.
-        step: which step this is, counted from 1; it matters for `lr_decay` alone.
-        grad_scale: number that every gradient is multiplied with first.
+            disables this.
+        step: the number of this step, from 1; only `lr_decay` depends on it.
+        grad_scale: factor for every gradient, applied first.
         num_threads: maximum number of threads; None for `rmsprop.get_num_threads()`.
 
     Raises:
-        TypeError: an array is not one that can be used without a copy, or of another dtype; a hyperparameter is not a
-            number.
+        TypeError: an array cannot be used without a copy, or has another dtype; a hyperparameter is not a number.
         ValueError: shapes differ, an array that is written is read-only or shares memory with another, or a
             hyperparameter is out of range. Nothing has been written then.
 

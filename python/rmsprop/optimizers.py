@@ -27,17 +27,17 @@ class RMSprop(Optimizer):
         square_avg = alpha * square_avg + (1 - alpha) * grad**2
         param = param - lr * grad / sqrt(square_avg + eps)
 
-    Adagrad sums all squares, so its steps die out; RMSprop forgets the old ones, so its steps stay alive.
+    Adagrad sums all squares, so its steps shrink towards 0; RMSprop forgets old ones, so its steps do not.
 
     Warning: frameworks mean different things by "RMSprop". PyTorch adds eps outside of the root, has alpha = 0.99 and
     lr = 1e-2, and keeps lr outside of the momentum buffer; TensorFlow and Keras keep it inside. The defaults here are
     those of the textbook form; each difference is an argument.
 
     Args:
-        params: one array, a sequence of arrays, a dict from names to arrays, or a list of group dicts
-            `{"params": ..., "lr": ..., ...}`. Arrays of float32, float64, complex64 or complex128, in any layout,
-            aligned or not, also memory-mapped or in shared memory; they are updated in place and never copied.
-        lr: learning rate, finite and >= 0, or a callable that is given the number of steps taken and returns it.
+        params: one array, a sequence of arrays, a dict from names to arrays, these nested in one another, or a list of
+            group dicts `{"params": ..., "lr": ..., ...}`. Arrays of float32, float64, complex64 or complex128, in any
+            layout, aligned or not, also memory-mapped or in shared memory; they are updated in place and never copied.
+        lr: learning rate, finite and >= 0, or a schedule: a callable that returns it for the number of steps taken.
         alpha: how much of the old average is kept at each step, from 0 to 1 (gamma in the textbook, rho in Keras,
             decay in optax).
         eps: finite and >= 0.
@@ -54,14 +54,14 @@ class RMSprop(Optimizer):
             `sqrt(square_avg) + eps` (PyTorch).
         lr_in_momentum: True for `b = momentum * b + lr * grad / d` and `param = param - b` (TensorFlow, Keras, optax).
             It differs once lr changes.
-        bias_correction: divide both averages by `1 - alpha**t` at step t, so that early ones are not too small.
-        initial_accumulator_value: what square_avg starts from; TensorFlow 1 has 1.
-        clip_value: clip each element of the gradient to [-clip_value, clip_value]; None does not.
+        bias_correction: divide both averages by `1 - alpha**t` at step t, so that early averages are not too small.
+        initial_accumulator_value: the initial square_avg; 1 in TensorFlow 1.
+        clip_value: clip each element of the gradient to [-clip_value, clip_value]; None disables this.
         clip_norm: multiply gradients by `min(1, clip_norm / (norm + 1e-6))`, as PyTorch does, where `norm` is the root
-            of the sum of the squares of all gradients of the step, those of other groups too; None does not. It comes
+            of the sum of the squares of all gradients of the step, in all groups; None disables this. It is applied
             before clip_value.
-        nonfinite: what becomes of a step if a gradient has a NaN or an infinity: "propagate" takes it, "skip" leaves
-            all as it is and counts it in `skipped_steps`, "raise" raises a ValueError before anything is written.
+        nonfinite: what a step does if a gradient has a NaN or an infinity: "propagate" takes it, "skip" changes nothing
+            and counts it in `skipped_steps`, "raise" raises a ValueError before anything is written.
         num_threads: maximum number of threads; None for `rmsprop.get_num_threads()`. The result does not depend on it.
 
     Raises:
@@ -117,29 +117,29 @@ class Adagrad(Optimizer):
         sum = sum + grad**2
         param = param - lr / (1 + (t - 1) * lr_decay) * grad / sqrt(sum + eps)
 
-    The sum only grows, so the steps shrink towards 0: good for rare features, too early an end for most networks. That
-    is what RMSprop cures.
+    The sum only grows, so the steps shrink towards 0: good for rare features, too soon for most networks. RMSprop
+    avoids this.
 
     Warning: PyTorch adds eps (1e-10) outside of the root; Keras and optax start the sum at 0.1.
 
     Args:
-        params: one array, a sequence of arrays, a dict from names to arrays, or a list of group dicts
-            `{"params": ..., "lr": ..., ...}`. Arrays of float32, float64, complex64 or complex128, in any layout,
-            aligned or not, also memory-mapped or in shared memory; they are updated in place and never copied.
-        lr: learning rate, finite and >= 0, or a callable that is given the number of steps taken and returns it.
-        lr_decay: how fast the learning rate falls with the step count t, finite and >= 0.
+        params: one array, a sequence of arrays, a dict from names to arrays, these nested in one another, or a list of
+            group dicts `{"params": ..., "lr": ..., ...}`. Arrays of float32, float64, complex64 or complex128, in any
+            layout, aligned or not, also memory-mapped or in shared memory; they are updated in place and never copied.
+        lr: learning rate, finite and >= 0, or a schedule: a callable that returns it for the number of steps taken.
+        lr_decay: decay of the learning rate with the step count t, finite and >= 0.
         eps: finite and >= 0.
         eps_in_sqrt: True for `sqrt(sum + eps)` (textbook, Keras, optax), False for `sqrt(sum) + eps` (PyTorch).
-        initial_accumulator_value: what the sum starts from, finite and >= 0.
+        initial_accumulator_value: the initial sum, finite and >= 0.
         weight_decay: L2 penalty: `grad = grad + weight_decay * param`.
         decoupled_weight_decay: `param = param - lr * weight_decay * param` before the step instead.
         maximize: ascend instead of descend.
-        clip_value: clip each element of the gradient to [-clip_value, clip_value]; None does not.
+        clip_value: clip each element of the gradient to [-clip_value, clip_value]; None disables this.
         clip_norm: multiply gradients by `min(1, clip_norm / (norm + 1e-6))`, as PyTorch does, where `norm` is the root
-            of the sum of the squares of all gradients of the step, those of other groups too; None does not. It comes
+            of the sum of the squares of all gradients of the step, in all groups; None disables this. It is applied
             before clip_value.
-        nonfinite: what becomes of a step if a gradient has a NaN or an infinity: "propagate" takes it, "skip" leaves
-            all as it is and counts it in `skipped_steps`, "raise" raises a ValueError before anything is written.
+        nonfinite: what a step does if a gradient has a NaN or an infinity: "propagate" takes it, "skip" changes nothing
+            and counts it in `skipped_steps`, "raise" raises a ValueError before anything is written.
         num_threads: maximum number of threads; None for `rmsprop.get_num_threads()`. The result does not depend on it.
 
     Raises:

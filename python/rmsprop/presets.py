@@ -1,6 +1,6 @@
-"""What each framework means by "RMSprop" and "Adagrad", by the framework's name.
+"""The definition of "RMSprop" and "Adagrad" in each framework, under the framework's name.
 
-A recipe from another framework gives that framework's numbers here, if its preset comes along:
+To reproduce a recipe from another framework, use its preset:
 
     >>> import numpy as np, rmsprop
     >>> weights = np.ones(3)
@@ -14,7 +14,7 @@ one, or the `lr` of a preset that has one, put your own value after it:
     >>> opt.lr, opt.param_groups[0]["alpha"]
     (0.0003, 0.99)
 
-It goes into a parameter group just as well: `{"params": weights, **rmsprop.presets.keras}`.
+It can be used in a parameter group, too: `{"params": weights, **rmsprop.presets.keras}`.
 
 RMSprop:
 
@@ -39,14 +39,14 @@ Adagrad:
 | `adagrad.tf1` | none | 0 | yes | 0.1 | none |
 | `adagrad.paddle` | none | 1e-6 | no | 0 | L2 |
 
-Where `lr` is "none", the framework has no default and asks for one. So the preset has no `lr` either: give one, or the
-optimizer takes its own default. Where weight decay is "none", the framework's optimizer has no such argument, and
+Where `lr` is "none", the framework has no default and requires one. The preset has no `lr` either: give one, or the
+optimizer uses its own default. Where weight decay is "none", the framework's optimizer has no such argument, and
 `weight_decay` here is L2, which is what `optax.add_decayed_weights` in front of the optimizer does.
 
-A preset makes the formula and the defaults the framework's. Three things it cannot make so: a variance below 0, which
-rounding can give with `centered`, counts as 0 here, and as it is, or as NaN, elsewhere; real and imaginary part of a
-complex number are two elements here, as in PyTorch, and one in optax; and the last bits differ, since frameworks round
-in other places. The page "Which RMSprop is this?" (docs/which-rmsprop.md) explains each difference.
+A preset gives the formula and the defaults of the framework. Three differences remain: a variance below 0, which
+rounding can give with `centered`, counts as 0 here, but not elsewhere; real and imaginary part of a complex number are
+two elements here, as in PyTorch, and one in optax; and the last bits differ, since frameworks round at other points.
+The page "Which RMSprop is this?" (docs/which-rmsprop.md) explains each difference.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
 
     class Preset(Mapping[str, Any]):
-        """A `MappingProxyType`, whose own types would make all of `preset | {"lr": 3e-4}` numbers."""
+        """A `MappingProxyType`, in whose own types all values of `preset | {"lr": 3e-4}` would be numbers."""
 
         def __init__(self, values: Mapping[str, Any]) -> None: ...
         def __getitem__(self, name: str) -> Any: ...
@@ -112,8 +112,8 @@ keras = Preset(
 )
 """`keras.optimizers.RMSprop`, Keras 3, and that of TensorFlow 2.11 and later. `rho` there is `alpha` here.
 
-Keras rounds the learning rate to 32 bits. `tf.keras.optimizers.legacy.RMSprop` is this with momentum, and with
-`eps_in_sqrt=False` without.
+Keras rounds the learning rate to 32 bits. `tf.keras.optimizers.legacy.RMSprop` is this with momentum;
+without, it has `eps_in_sqrt=False`.
 """
 
 optax = Preset(
@@ -156,7 +156,7 @@ timm = Preset(
 )
 """`timm.optim.RMSpropTF`: TensorFlow 1's numbers in PyTorch. `decoupled_decay` there is `decoupled_weight_decay` here.
 
-Its `caution` and `corrected_weight_decay`, both off unless asked for, have no counterpart here.
+Its `caution` and `corrected_weight_decay`, both off by default, have no counterpart here.
 """
 
 paddle = Preset(
@@ -178,7 +178,7 @@ Paddle rounds rho, epsilon and momentum to 32 bits, even for parameters of 64.
 class adagrad:
     """The presets of Adagrad: `rmsprop.Adagrad(params, **rmsprop.presets.adagrad.torch)`.
 
-    Each has `lr_decay`, which RMSprop does not know, so that a preset of one optimizer is an error in the other.
+    Each has `lr_decay`, which RMSprop lacks, so that a preset of one optimizer is an error in the other.
     """
 
     textbook = Preset(

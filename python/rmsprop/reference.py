@@ -3,9 +3,9 @@
 Each line is one IEEE-754 operation at a time in the compute type, which is the type of the parameter: float64 for
 float64 and complex128, float32 for float32 and complex64. Hyperparameters are Python floats; each scalar that is
 derived from them is computed once in double precision and rounded once to the compute type. The native kernels give
-these bits, with one exception: of a NaN it is only promised that it is a NaN.
+these bits, with one exception: a NaN stays a NaN, but its payload may differ.
 
-This module needs NumPy alone, not the compiled extension. It is written to be read, and it is slow.
+This module needs only NumPy, not the compiled extension. It is written for readability, not for speed.
 
 Sources: RMSprop: T. Tieleman and G. Hinton, lecture 6e of Neural Networks for Machine Learning, Coursera, 2012.
 Adagrad: J. Duchi, E. Hazan and Y. Singer, Journal of Machine Learning Research 12, 2011.
@@ -99,7 +99,7 @@ def prepare(
     weight_decay: float,
     decoupled_weight_decay: bool,
 ) -> tuple[Array, Array]:
-    """Return the parameter and the gradient that the rule sees. `scalar` rounds to the compute type."""
+    """Return the parameter and the gradient that the rule is applied to. `scalar` rounds to the compute type."""
     w, g = param, grad
     if grad_scale != 1.0:
         g = scalar(grad_scale) * g
@@ -150,7 +150,7 @@ def rmsprop_(
 ) -> None:
     """Take one RMSprop step in place. Arguments as for `rmsprop.functional.rmsprop_`, one array each.
 
-    In the place of `clip_norm` comes what the function `clip_scale` returns for it.
+    Instead of `clip_norm` it takes what the function `clip_scale` returns for it.
     """
     if centered and grad_avg is None:
         raise ValueError("grad_avg: got None, wanted an array, since centered is True")
@@ -217,7 +217,7 @@ def adagrad_(
 ) -> None:
     """Take one Adagrad step in place. Arguments as for `rmsprop.functional.adagrad_`, one array each.
 
-    In the place of `clip_norm` comes what the function `clip_scale` returns for it.
+    Instead of `clip_norm` it takes what the function `clip_scale` returns for it.
     """
     scalar = param.dtype.type
     with np.errstate(all="ignore"):

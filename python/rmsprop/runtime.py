@@ -43,8 +43,8 @@ def set_num_threads(num_threads: int) -> None:
 def get_num_threads() -> int:
     """Return the maximum number of threads of a step.
 
-    This is what `set_num_threads` was given. Until then it is what OpenMP would use in the calling thread (a thread for
-    each CPU, `OMP_NUM_THREADS`, or what `threadpoolctl` or `torch.set_num_threads` said since), but never more than the
+    This is the number given to `set_num_threads`. Without one it is what OpenMP would use in the calling thread (one
+    per CPU, `OMP_NUM_THREADS`, or what `threadpoolctl` or `torch.set_num_threads` has set), but never more than the
     affinity mask and the cgroup quota of the process allow. In a child made by `os.fork` it is 1, because the threads
     of an OpenMP pool do not survive a fork.
     """
@@ -55,8 +55,8 @@ def instruction_sets() -> InstructionSets:
     """Return the instruction sets that the kernels were compiled for.
 
     The best one is chosen when the package is imported. The environment variable `RMSPROP_ISA` chooses another; an
-    unknown or unsupported name makes the import fail. Every set gives the same bits, so this is a choice of speed
-    alone.
+    unknown or unsupported name makes the import fail. Every set gives the same bits; only the speed
+    differs.
 
     Examples:
         >>> import rmsprop

@@ -12,12 +12,12 @@ first call gets 0:
     0.025
 
 A schedule has no state: there is nothing to call after a step and nothing to save. Its value is a closed form of the
-step count, so a resumed run goes on with the same bits, and it is made of IEEE-754 additions, multiplications and
-divisions alone, so the bits are the same on every machine. Schedules can be pickled, copied, compared and printed. Any
-other callable from an int to a number works as well.
+step count, so a resumed run continues with the same bits. It uses only IEEE-754 additions, multiplications and
+divisions, so the bits are the same on every machine. Schedules can be pickled, copied, compared and printed. Any other
+callable from an int to a number works as well.
 
-Warning: the unit is the optimizer step, not the epoch. PyTorch's schedulers count how often *their* `step` is called,
-which most programs do once per epoch. Multiply such counts by the number of steps per epoch.
+Warning: the unit is the optimizer step, not the epoch. PyTorch's schedulers count calls of *their own* `step`, which
+most programs make once per epoch. Multiply such counts by the number of steps per epoch.
 
 | here | PyTorch | the learning rate |
 |---|---|---|
@@ -29,7 +29,7 @@ which most programs do once per epoch. Multiply such counts by the number of ste
 | `one_cycle` | `OneCycleLR` | rises, then falls below where it began |
 | `sequential` | `SequentialLR` | follows one schedule after the other |
 
-Arguments have PyTorch's names and defaults, and values are PyTorch's; a docstring says where they are not.
+Arguments have PyTorch's names and defaults, and the values are PyTorch's, except where a docstring says otherwise.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def number_at_least_zero(name: str, value: Any) -> float:
 
 
 def number_above_zero(name: str, value: Any) -> float:
-    """Check and return a finite number that something can be divided by."""
+    """Check and return a finite number above 0."""
     number = float_from(name, value)
     if not (math.isfinite(number) and number > 0.0):
         raise ValueError(f"{name}: got {value!r}, wanted a finite number > 0")
@@ -119,7 +119,7 @@ def callables(name: str, value: Any) -> tuple[Callable[[int], float], ...]:
 
 
 def sequence(name: str, value: Any, items: str) -> tuple[Any, ...]:
-    """Check and return a list or tuple as a tuple, which nobody can change later."""
+    """Check a list or tuple, and return it as a tuple, which cannot change later."""
     if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
         raise TypeError(f"{name}: got {type(value).__name__}, wanted a sequence of {items}")
     return tuple(value)
@@ -169,12 +169,12 @@ class Schedule(ABC):
         """Return the learning rate after `step` steps; `step` has been checked."""
 
 
-# Lower-case classes, as `functools.partial` is one: they are written and read as functions with arguments bound.
+# Lower-case classes, like `functools.partial`: they are used as functions with bound arguments.
 
 
 @dataclass(frozen=True)
 class constant(Schedule):
-    """The same learning rate for ever: `lr(step) = lr`. For use in `sequential`; an optimizer also takes a number.
+    """A constant learning rate: `lr(step) = lr`. For use in `sequential`; an optimizer also takes a number.
 
     Args:
         lr: learning rate, finite and >= 0.
@@ -335,7 +335,7 @@ class linear_warmup(Schedule):
     def lr_after(self, step: int) -> float:
         """Return the learning rate after `step` steps."""
         if step >= self.total_iters:
-            return self.lr  # which the sum of the formula may miss by a rounding
+            return self.lr  # the formula may differ from it by a rounding
         return self.lr * (self.start_factor + (1.0 - self.start_factor) * step / self.total_iters)
 
 
@@ -349,8 +349,8 @@ class one_cycle(Schedule):
         each along start + (end - start) * (1 - cos(pi * share)) / 2; then last
 
     Warning: PyTorch's `OneCycleLR` also moves the momentum between 0.85 and 0.95 unless it gets
-    `cycle_momentum=False`, and so switches momentum on in an RMSprop that was made without any. This schedule leaves
-    momentum alone. After `total_steps` the learning rate stays at its last value; PyTorch raises an error.
+    `cycle_momentum=False`, and so enables momentum in an RMSprop that was made without it. This schedule does not
+    change momentum. After `total_steps` the learning rate stays at its last value; PyTorch raises an error.
 
     Args:
         max_lr: learning rate at the peak, finite and >= 0.
@@ -400,7 +400,7 @@ class sequential(Schedule):
     Formula, with milestones[-1] = 0 before the first and no end after the last:
         lr(step) = schedules[i](step - milestones[i - 1])  where  milestones[i - 1] <= step < milestones[i]
 
-    Warning: this is PyTorch's `SequentialLR`. Its `ChainedScheduler` is another thing: it multiplies schedules.
+    Warning: this is PyTorch's `SequentialLR`. Its `ChainedScheduler` differs: it multiplies schedules.
 
     Args:
         schedules: at least one; any callables from a step count to a learning rate, another `sequential` included.
@@ -439,7 +439,7 @@ class sequential(Schedule):
 
 
 def along_half_cosine(start: float, end: float, fraction: float) -> float:
-    """Go from `start` to `end` along half a cosine wave as `fraction` goes from 0 to 1, exact at both ends."""
+    """Interpolate from `start` to `end` along half a cosine wave for `fraction` from 0 to 1, exact at both ends."""
     weight = half_cosine(fraction)
     return weight * start + (1.0 - weight) * end
 

@@ -1,10 +1,10 @@
-"""The demo: one small network, three ways to train it, and what becomes of each one's step size.
+"""The demo: one small network, trained in three ways, and how each one's step size develops.
 
 ``python -m rmsprop demo`` trains a network written in plain NumPy on scikit-learn's handwritten digits with RMSprop,
 with Adagrad and with plain gradient descent: the same images, the same first weights, the same minibatches in the same
 order. It prints a table and draws a picture of the loss, the accumulator β and the effective step η / √(β + ε).
-Adagrad's accumulator can only grow, so its steps fade away; RMSprop's forgets, so its steps stay useful, and even grow
-again as the gradients shrink.
+Adagrad's accumulator can only grow, so its steps shrink towards 0; RMSprop's forgets old gradients, so its steps do
+not, and even grow again as the gradients shrink.
 
 The file reads in the order in which the demo runs: settings, data, network, optimizers, training, table, picture.
 """
@@ -91,7 +91,7 @@ def step_count(image_count: int, settings: Settings) -> int:
     return settings.epochs * -(-image_count // settings.batch_size)
 
 
-# Network: 64 pixels -> hidden units (tanh) -> 10 classes (softmax). With tanh no unit dies and leaves β = 0 behind.
+# Network: 64 pixels -> hidden units (tanh) -> 10 classes (softmax). With tanh no unit dies, which would leave β = 0.
 
 
 def initial_parameters(settings: Settings) -> Parameters:
@@ -148,18 +148,18 @@ def backward(parameters: Parameters, images: Floats, labels: Integers) -> Parame
 
 
 class Optimizer(Protocol):
-    """What the training loop asks of an optimizer."""
+    """What the training loop needs of an optimizer."""
 
     @property
     def state(self) -> Mapping[Any, Mapping[str, Any]]:
-        """What the optimizer remembers of every parameter, under the parameter's name."""
+        """The state of every parameter, under the parameter's name."""
 
     def step(self, grads: Parameters) -> object:
         """Change the parameters in place."""
 
 
 class GradientDescent:
-    """W = W - η g: one learning rate for every weight and for all time, and nothing to remember."""
+    """W = W - η g: one constant learning rate for every weight, and no state."""
 
     def __init__(self, parameters: Parameters, lr: float) -> None:
         """Keep the parameters, which `step` changes in place."""
@@ -184,8 +184,8 @@ class Method:
     accumulator: str | None  # what the optimizer calls its β; None if it keeps none
 
 
-# RMSprop and Adagrad take their default learning rates; 0.1 is what one tries first with plain gradient descent.
-# Nothing was tuned in anybody's favour. The colours stay apart for colour-blind readers (Okabe and Ito).
+# RMSprop and Adagrad have their default learning rates; 0.1 is a usual first choice for plain gradient descent.
+# Nothing was tuned. The colours can be told apart by colour-blind readers (Okabe and Ito).
 METHODS = (
     Method("RMSprop", 1e-3, "#0072B2", lambda params, lr: RMSprop(params, lr=lr, eps=EPS), "square_avg"),
     Method("Adagrad", 1e-2, "#D55E00", lambda params, lr: Adagrad(params, lr=lr, eps=EPS), "sum"),
@@ -235,7 +235,7 @@ def effective_step(lr: float, accumulator: Floats | None, count: int) -> Floats:
 
 
 def train(method: Method, digits: Digits, settings: Settings, after_step: Callable[[], None]) -> History:
-    """Train one network from its first weights with one method, and write down what happens."""
+    """Train one network from its first weights with one method, and record its history."""
     parameters = initial_parameters(settings)
     optimizer = method.create(parameters, method.lr)
     recorded = steps_to_record(step_count(len(digits.train_labels), settings))
@@ -272,7 +272,7 @@ def train_all(digits: Digits, settings: Settings, progress: Progress | None = No
     progress = progress or Progress(disable=True)
     total = step_count(len(digits.train_labels), settings)
     histories = []
-    # One BLAS thread: matrices this small gain nothing from more, and this way their number changes no sum.
+    # One BLAS thread: matrices this small gain nothing from more, and their number could change sums.
     with threadpool_limits(limits=1, user_api="blas"):
         for method in METHODS:
             task = progress.add_task(method.name, total=total)
@@ -358,7 +358,7 @@ def draw_line(axes: Axes, history: History, values: Floats) -> None:
 
 
 def dress_panel(axes: Axes, title: str, subtitle: str) -> None:
-    """Give one panel its words, its logarithmic scale and a quiet frame."""
+    """Give one panel its titles, a logarithmic scale and a light frame."""
     axes.set_title(title, loc="left", fontsize=14, fontweight="bold", pad=24)
     axes.text(0, 1.035, subtitle, transform=axes.transAxes, fontsize=11, color="#555555")
     axes.set_yscale("log")

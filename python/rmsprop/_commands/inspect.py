@@ -15,10 +15,10 @@ Row = tuple[str, ...]
 def print_checkpoint(path: str | os.PathLike[str]) -> None:
     """Print the content of a checkpoint that `Optimizer.save` wrote, once its checksum is found right.
 
-    On a terminal, rich draws the tables and a bar that shows how far reading is, if it is installed.
+    On a terminal, rich draws the tables and a progress bar, if it is installed.
 
     Args:
-        path: of the file.
+        path: path to read.
 
     Raises:
         ValueError: the file is damaged, or is not a checkpoint.
@@ -47,7 +47,7 @@ def print_checkpoint(path: str | os.PathLike[str]) -> None:
 
 
 def printable(text: str) -> str:
-    """Return text from a file with escapes for all that could steer a terminal."""
+    """Return text from a file with control characters escaped, which a terminal would obey."""
     return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
 
 
@@ -128,7 +128,7 @@ def _print_with_rich(rows: list[Row], with_heading: bool) -> None:
 
 @contextmanager
 def _bar() -> Iterator[Progress | None]:
-    """Show how far reading is, if somebody is there to see it."""
+    """Show the progress of reading, on a terminal."""
     if not (sys.stderr.isatty() and _has_rich()):
         yield None
         return

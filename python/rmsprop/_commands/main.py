@@ -1,6 +1,6 @@
 """The command line: ``rmsprop`` and ``python -m rmsprop``.
 
-This module needs NumPy alone. What the demo needs besides is imported when the demo is asked for, and not before.
+This module needs NumPy only. What the demo needs besides is imported when the demo runs.
 """
 
 from __future__ import annotations

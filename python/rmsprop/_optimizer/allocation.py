@@ -1,9 +1,9 @@
-"""New state, and where it lies in memory.
+"""New state, and its placement in memory.
 
-At first a processor compares the address of a load with those of the stores before it by their last 12 bits alone.
-Arrays that lie at nearly the same place of a page make it see stores that are not there, and wait: in the caches that
-costs a step 6 % of its speed, and 17 % with all three kinds of state (bench/studies/placement.py). Memory from malloc
-mostly lies like that.
+A processor first compares the address of a load with those of earlier stores by their last 12 bits only. Arrays at
+nearly the same offset in a page cause false dependencies, for which loads wait: on arrays in the caches this costs a
+step 6 % of its speed, and 17 % with all three kinds of state (bench/studies/placement.py). Large blocks from malloc
+usually have the same offset.
 """
 
 from collections.abc import Callable
@@ -16,19 +16,19 @@ from rmsprop._optimizer.state import StateColumns
 
 PAGE = 4096
 CACHE_LINE = 64
-LEAST_BYTES = 16 * PAGE  # below, the memory left free would be more than a few percent
+LEAST_BYTES = 16 * PAGE  # below this, the unused memory would be more than a few percent
 
-# From the parameter, by the place of the state among its names: the binary digits of 1, 2, 3, ... mirrored, so 1/2,
-# 1/4, 3/4, 1/8, 5/8, ... of a page, so that however many kinds there are lie apart. Gradients often lie near 0.
+# Offset from the parameter, by the place of the state among its names: the binary digits of 1, 2, 3, ... mirrored: 1/2,
+# 1/4, 3/4, 1/8, 5/8, ... of a page, so that any number of kinds are apart. Gradients often lie near 0.
 DISTANCES = tuple(int(f"{n:06b}"[::-1], 2) * CACHE_LINE for n in range(1, PAGE // CACHE_LINE))
 
 
 def empty_state(param: NDArray[Any], place: int) -> NDArray[Any]:
-    """Return an array like a parameter, with anything in it: dense, in its order of dimensions, away from it in a page.
+    """Return an uninitialized array like a parameter: dense, in its order of dimensions, at another offset in a page.
 
     Args:
         param: An array of any layout.
-        place: Which state of the parameter this is, from 0: each kind lies elsewhere.
+        place: Which state of the parameter this is, from 0: each kind has its own offset.
     """
     array = np.empty_like(param, order="K", subok=False)
     if array.nbytes < LEAST_BYTES:

@@ -24,7 +24,7 @@ class Optimizer(StepOptions):
     state_names: ClassVar[tuple[str, ...]]
 
     param_groups: list[dict[str, Any]]
-    """A dict for each group: `params`, a list of arrays, and every hyperparameter, to be changed at any time."""
+    """A dict for each group: `params`, a list of arrays, and every hyperparameter. It may be changed at any time."""
 
     def __init__(self, params: Params, arguments: Mapping[str, Any]) -> None:
         """Make an optimizer from the arguments of its class, all of them by name."""
@@ -57,13 +57,13 @@ class Optimizer(StepOptions):
                 for all groups). Shapes and dtypes are those of the parameters; the layout in memory may differ. None
                 in the place of an array leaves that parameter, its state and its step count as they are; in the place
                 of a container, all parameters in it. Gradients are never written.
-            grad_scale: number that every gradient is multiplied with first, such as 1 / the number of batches summed.
+            grad_scale: factor for every gradient, applied first, such as 1 / the number of batches summed.
 
         Raises:
             TypeError: a gradient is not a NumPy array, or of another dtype than its parameter.
             ValueError: shapes or names do not match, memory is shared, a hyperparameter is out of range, or, if
                 `nonfinite` is "raise", a gradient is not finite.
-            RuntimeError: another thread is in a step of this optimizer.
+            RuntimeError: the optimizer is in the middle of another call.
 
         Examples:
             >>> import numpy as np, rmsprop
@@ -112,6 +112,7 @@ class Optimizer(StepOptions):
         Raises:
             TypeError: a parameter is not an array of a supported dtype.
             ValueError: a hyperparameter is unknown or out of range, or a parameter shares memory with another one.
+            RuntimeError: the optimizer is in the middle of another call.
         """
         if self._is_single:
             raise ValueError("add_param_group: this optimizer was made for one array; make it with a list instead")
@@ -120,10 +121,10 @@ class Optimizer(StepOptions):
     # ---- Saving and loading ------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Return state and hyperparameters in PyTorch's layout, the arrays as they are and not copies.
+        """Return state and hyperparameters in PyTorch's layout, with the arrays themselves, not copies.
 
-        A learning rate that is a schedule is in it as it is, so the dict restores exactly what was there; `nonfinite`,
-        `num_threads` and `skipped_steps` are not in it. `rmsprop.convert` has the same for PyTorch, Keras and optax.
+        A learning rate that is a schedule stays one, so that loading the dict restores it; `nonfinite`, `num_threads`
+        and `skipped_steps` are not included. `rmsprop.convert` converts the dict for PyTorch, Keras and optax.
 
         Returns:
             `{"state": {0: {"step": 3, "square_avg": array, ...}, ...}, "param_groups": [{"lr": 0.01, ..., "params": [0,
@@ -145,17 +146,17 @@ class Optimizer(StepOptions):
         """Replace state and hyperparameters by those of a dict that `state_dict`, or PyTorch's optimizer, returned.
 
         Arrays are copied; a state's dtype is kept. Either everything is loaded, or an error is raised and this
-        optimizer is as it was.
+        optimizer is unchanged.
 
         Args:
             state_dict: with as many groups, parameters in them, shapes and dtypes as here, and, if both have them, the
                 same names in the same order. That of `torch.optim.RMSprop` or `torch.optim.Adagrad` can be given as it
-                is; hyperparameters that PyTorch lacks become what PyTorch does, such as `eps_in_sqrt=False`.
+                is; hyperparameters that PyTorch lacks get the values of its formula, such as `eps_in_sqrt=False`.
 
         Raises:
-            TypeError: an entry is not of the kind it should be.
+            TypeError: an entry has the wrong type.
             ValueError: groups, parameters, shapes or names do not match those of this optimizer.
-            RuntimeError: another thread is in a step of this optimizer.
+            RuntimeError: the optimizer is in the middle of another call.
 
         Examples:
             >>> import numpy as np, rmsprop
@@ -168,20 +169,19 @@ class Optimizer(StepOptions):
         state_dicts.load_state_dict(self, state_dict)
 
     def save(self, path: str | os.PathLike[str], *, progress: Progress | None = None) -> None:
-        """Write state, hyperparameters and step counts to one file, so that a crash leaves the old file or the new one.
+        """Write state, hyperparameters and step counts to one file; after a crash there is the old file or the new one.
 
-        The parameters themselves are not part of it: save them as you save your model. Nor is the code of a schedule:
-        to load the file, make the optimizer with its schedule first. `rmsprop inspect FILE` prints what is inside.
+        The parameters themselves are not part of it: save them with your model. Nor is the code of a schedule: to load
+        the file, make the optimizer with its schedule first. `rmsprop inspect FILE` prints what is inside.
 
         Args:
-            path: path to write, usually `*.safetensors`. A file that exists is replaced, once the new one is complete.
-            progress: called now and then, once everything is written, with the number of bytes that were added to the
-                checksum and the number in all.
+            path: path to write, usually `*.safetensors`. An existing file is replaced once the new one is complete.
+            progress: called now and then with the number of bytes written and the number in all.
 
         Raises:
             OSError: the file cannot be written. Unless only the last flush of the folder failed, the old one is intact.
             ValueError: a hyperparameter is out of range, so that the file could not be loaded.
-            RuntimeError: another thread took a step of this optimizer meanwhile; the old file is intact.
+            RuntimeError: the optimizer is in the middle of another call; the old file is intact.
 
         Examples:
             >>> import os, tempfile
@@ -201,11 +201,11 @@ class Optimizer(StepOptions):
         checkpoint.save(self, path, progress=progress)
 
     def load(self, path: str | os.PathLike[str], *, progress: Progress | None = None) -> None:
-        """Load what `save` wrote. Either everything is loaded, or an error is raised and this optimizer is as it was.
+        """Load what `save` wrote. Either everything is loaded, or an error is raised and this optimizer is unchanged.
 
         Groups, parameters, shapes, dtypes and names must be those of the optimizer that was saved. All hyperparameters
         of the groups are loaded, with one exception: where the learning rate was a schedule, this optimizer's schedule
-        stays, and goes on at the step count that was saved.
+        stays, and continues at the saved step count.
 
         Args:
             path: path to read.
@@ -215,7 +215,7 @@ class Optimizer(StepOptions):
             ValueError: the file is damaged, is not a checkpoint, or belongs to another optimizer; or the learning rate
                 was a schedule, and here it is not.
             OSError: the file cannot be read.
-            RuntimeError: another thread is in a step of this optimizer.
+            RuntimeError: the optimizer is in the middle of another call.
         """
         from rmsprop._saving import checkpoint
 
@@ -250,7 +250,7 @@ class Optimizer(StepOptions):
                     "the optimizers for PyTorch's tensors are in rmsprop.torch"
                 )
         self._allocate_missing_state(groups, columns)
-        # One operation, which no signal and no other thread can cut in two.
+        # One operation, which no signal and no other thread can interrupt.
         vars(self).update(
             param_groups=groups, _columns=columns, _names=names, _keys=names.keys, _is_nested=names.is_nested
         )

@@ -1,4 +1,4 @@
-"""What parameters are called, whichever containers they come in, and gradients in the same containers."""
+"""Names of parameters in any containers, and gradients in the same containers."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from numbers import Number
@@ -11,7 +11,7 @@ Tree = int | dict[str, Any] | list[Any]
 
 
 class Names:
-    """What the parameters of all groups are called, in their order. Replaced when a group is added, never changed.
+    """The names of the parameters of all groups, in order. Replaced when a group is added, never changed.
 
     The array of an optimizer without a container has the key 0, arrays in a list have their indices, those in a dict
     its names, and those in containers within containers the paths to them, such as "layers.0.weight".
@@ -27,11 +27,11 @@ class Names:
         """Return names for these and more parameters, and the arrays of each new group.
 
         Args:
-            roots: what each new group has as its `params`.
+            roots: the `params` of each new group.
 
         Raises:
-            TypeError: a root is no container of arrays, or unlike the other ones.
-            ValueError: a group has no arrays, or a name is that of two parameters.
+            TypeError: a root is not a container of arrays, or differs from the others in kind.
+            ValueError: a group has no arrays, or two parameters have one name.
         """
         containers = [_container(root) for root in roots]
         names = Names()
@@ -51,18 +51,18 @@ class Names:
         return names, arrays
 
     def by_name(self, grads: Any) -> dict[str, Any]:
-        """Return gradients by name that come in the containers of the parameters; None skips a whole container, too.
+        """Return by name gradients that come in the containers of the parameters; None skips a whole container, too.
 
         Raises:
-            TypeError: a container is of another kind than that of the parameters.
-            ValueError: it has other names in it, or another number of items.
+            TypeError: a container is of another kind than the parameters' one.
+            ValueError: it has other names, or another number of items.
         """
         found: dict[str, Any] = dict.fromkeys(self.keys)
         self._find(grads, self._tree, None, found)
         return found
 
     def _add(self, container: Any, tree: Any, path: str | None, outer: set[int]) -> list[Any]:
-        """Name all that a container has, put it into the tree, and return the arrays."""
+        """Name the items of a container, put them into the tree, and return the arrays."""
         if id(container) in outer:
             raise ValueError(f"params{_place(path)}: this container is inside of itself")
         outer.add(id(container))
@@ -91,7 +91,7 @@ class Names:
         return arrays
 
     def _find(self, grads: Any, tree: Any, path: str | None, found: dict[str, Any]) -> None:
-        """Put the gradients of a container where their names are."""
+        """Put the gradients of a container into `found`, by name."""
         if isinstance(tree, dict):
             if not isinstance(grads, Mapping):
                 _raise_unlike(grads, path, "a dict with the names of the parameters")
@@ -130,7 +130,7 @@ def _has_branches(container: Any) -> bool:
 
 
 def _is_branch(value: Any) -> bool:
-    """Return whether something holds parameters. A list of numbers does not: it stands for an array, an error."""
+    """Return whether a value contains parameters. A list of numbers does not: it is an error, given for an array."""
     if isinstance(value, (list, tuple)):
         return not value or not all(isinstance(item, Number) for item in value)
     return isinstance(value, Mapping)

@@ -1,17 +1,17 @@
-"""How an optimizer takes its steps, whatever its parameters are."""
+"""Options of steps, for all optimizers."""
 
 from rmsprop._core import Stepper
 from rmsprop._optimizer.types import Nonfinite
 
 
 class StepOptions:
-    """The options that the stepper of an optimizer keeps, and checks when they are assigned."""
+    """The options that an optimizer's stepper keeps, checked on assignment."""
 
     _stepper: Stepper
 
     @property
     def nonfinite(self) -> Nonfinite:
-        """What becomes of a step whose gradients are not all finite: "propagate", "skip" or "raise"."""
+        """What a step does if a gradient is not finite: "propagate", "skip" or "raise"."""
         return self._stepper.nonfinite
 
     @nonfinite.setter

@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 from rmsprop._optimizer.names import Names
 
 Columns = tuple[list[Any] | None, tuple[list[Any], ...], NDArray[np.int64]]
-"""What all parameters are called, if there is a collection of them, a list for each kind of state, and step counts."""
+"""The names of all parameters, if they are in a collection; a list for each kind of state; and step counts."""
 
 
 class StateColumns:
     """The state of all parameters, one list for each kind, in the order of the parameters.
 
-    A column goes to the engine as it is, so that 1,000 parameters cost no look-up each. `State` is the same arrays,
-    parameter by parameter.
+    A column is passed to the engine as it is, without a look-up for each parameter. `State` shows the same arrays by
+    parameter.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class StateColumns:
     def extended(self, count: int = 0, keys: list[Any] | None = None) -> "StateColumns":
         """Return these columns with `count` more parameters, which have no state yet and have taken no step.
 
-        `keys` are what all parameters are called then; None keeps those of these columns.
+        `keys` are the names of all parameters then; None keeps those of these columns.
         """
         arrays = tuple([*column, *[None] * count] for column in self.arrays)
         steps = np.concatenate([self.steps, np.zeros(count, np.int64)])
@@ -141,6 +141,6 @@ class State(Mapping[Any, ParameterState]):
 
 
 def _list_of(keys: list[Any]) -> str:
-    """Return what is called what, the first and the last if that is much."""
+    """Return the names as text, only the first and the last if there are many."""
     shown = [repr(key) for key in keys]
     return ", ".join(shown if len(shown) <= 12 else [*shown[:10], "...", shown[-1]])

@@ -1,4 +1,4 @@
-"""The types of what users give to the optimizers, under names short enough for a signature."""
+"""The types of arguments, under names short enough for a signature."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class Items(Protocol[T_co]):
-    """A list, a tuple or another sequence. Unlike with `Sequence`, a str is none."""
+    """A list, a tuple or another sequence, but, unlike `Sequence`, not a str."""
 
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[T_co]: ...
@@ -26,7 +26,7 @@ class SharesMemory(Protocol):
 
 
 Array = NDArray[Any]
-# Values of dicts are objects, because that is what checkers take those of a dict with arrays, dicts and lists for.
+# Values of dicts are objects, because type checkers infer that for a dict of arrays, dicts and lists.
 Named = Mapping[str, object]
 Param = Array | Named | Items["Param"]
 Params = Array | Named | Items[Param] | Iterator[Param] | ValuesView[Param]

@@ -1,4 +1,4 @@
-"""Writing a file so that a crash at any moment leaves the old one or the new one, whole."""
+"""Writing a file so that a crash at any moment leaves the old one or the new one whole."""
 
 import errno
 import io
@@ -12,25 +12,25 @@ from typing import Any, BinaryIO
 BUFFER = 1 << 20  # bytes that are written at a time
 
 REFUSALS = {errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
-"""Errors of file systems that lack an operation, as some network mounts do. No data is lost by them."""
+"""Errors of file systems that lack an operation, such as some network mounts. They lose no data."""
 
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Open a new file for writing, and put it into the place of `path` once the block is left without an error.
+    """Open a new file for writing, and move it to `path` when the block ends without an error.
 
-    The new file lies beside `path` under a name that nobody else has (`.rmsprop-*.tmp`), so that two savers at once
-    give the file of one of them. It is flushed to the disk before it is renamed, and the folder of `path` after that.
-    Only a process that is killed leaves it behind, which does no harm.
+    The new file has a unique name (`.rmsprop-*.tmp`) in the same folder, so that of two simultaneous saves one file
+    remains. It is flushed to the disk before it is renamed, and the folder of `path` after that. Only a process that is
+    killed leaves it behind, which does no harm.
 
-    A file that is replaced keeps its permissions, and if `path` is a symbolic link, it is the file it points to. Where
-    the file system cannot set permissions or flush, neither is done; the permissions are then never wider than before.
+    The new file gets the permissions of the old one; if `path` is a symbolic link, its target is replaced. Where the
+    file system cannot set permissions or flush, that is skipped; permissions are never wider than before.
 
     Yields:
         The new file, empty.
 
     Raises:
-        OSError: anything failed; its `filename` is `path`. Unless it was the flush of the folder, `path` is as it was.
+        OSError: anything failed; its `filename` is `path`. Unless it was the flush of the folder, `path` is unchanged.
     """
     name = os.fsdecode(path)
     is_resolved = os.path.basename(name) and not os.path.islink(name)
@@ -67,7 +67,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 class _NamedFile(io.FileIO):
-    """A file whose errors have the path that the user knows."""
+    """A file whose errors name the path that the user gave."""
 
     path: str
 
@@ -78,7 +78,7 @@ class _NamedFile(io.FileIO):
 
 @contextmanager
 def _naming(path: str) -> Iterator[None]:
-    """Put a path into an error of the system, which has a descriptor, a temporary name or nothing in its place."""
+    """Put a path into errors of the system, in place of a descriptor, a temporary name or nothing."""
     try:
         yield
     except OSError as error:
@@ -108,10 +108,10 @@ def _mode_of(target: str) -> int | None:
 
 
 def _opened(folder: str) -> int | None:
-    """Open a folder, to name files in it however long its path is, and to flush it.
+    """Open a folder, to refer to files in it however long its path is, and to flush it.
 
     Returns:
-        A descriptor, or None where a folder cannot be opened: on Windows, and where it may be written to but not read.
+        A descriptor, or None where a folder cannot be opened: on Windows, and if it is writable but not readable.
     """
     if os.rename not in os.supports_dir_fd:
         return None

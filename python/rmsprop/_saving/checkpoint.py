@@ -1,6 +1,6 @@
-"""Checkpoints: the state of an optimizer in one file, which is either whole or refused.
+"""Checkpoints: the state of an optimizer in one file, which is either complete or refused.
 
-A checkpoint is a file of `tensor_file` with these arrays and a text:
+A checkpoint is a file of `tensor_file` with these arrays and this text:
 
     state.0.square_avg  the arrays of parameter 0, and so on
     text                these facts as JSON:
@@ -34,7 +34,7 @@ __all__ = ["CHECKSUM_BYTES", "FORMAT", "PIECE", "Contents", "Progress", "Tensor"
 FORMAT_VERSION = 1
 
 COMPLEX: dict[str, np.dtype[Any]] = {"f": np.dtype("complex64"), "d": np.dtype("complex128")}
-"""What NumPy calls pairs of the types in the file."""
+"""NumPy's dtypes for pairs of the types in the file."""
 
 FACTS = {
     "format_version": int,
@@ -44,14 +44,14 @@ FACTS = {
     "steps": list,
     "complex": list,
 }
-"""What a header says besides the arrays, and of which type each fact is."""
+"""The facts in a header besides the arrays, and their types."""
 
 NAME = re.compile(r"state\.(0|[1-9][0-9]{0,17})\.(\w+)")
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What is in a checkpoint, as `describe` returns it."""
+    """The contents of a checkpoint, as `describe` returns them."""
 
     nbytes: int
     """The size of the file."""
@@ -94,10 +94,10 @@ def load(optimizer: state_dicts.Optimizer, path: str | os.PathLike[str], *, prog
 
 
 def describe(path: str | os.PathLike[str], *, progress: Progress | None = None) -> Contents:
-    """Return what is in a checkpoint, once its checksum is found right; no array is kept in memory.
+    """Return the contents of a checkpoint, after its checksum is verified; no array is kept in memory.
 
     Args:
-        path: of the file.
+        path: path to read.
         progress: called now and then with the number of bytes read and the number in all.
 
     Raises:
@@ -130,7 +130,7 @@ def describe(path: str | os.PathLike[str], *, progress: Progress | None = None) 
 
 
 def _facts(rule: str, saved: Mapping[str, Any], arrays: Mapping[str, Array]) -> dict[str, Any]:
-    """Return what a checkpoint says of an optimizer besides its arrays."""
+    """Return the facts about an optimizer that a checkpoint has besides its arrays."""
     return {
         "format_version": FORMAT_VERSION,
         "written_by": __version__,
@@ -142,7 +142,7 @@ def _facts(rule: str, saved: Mapping[str, Any], arrays: Mapping[str, Array]) -> 
 
 
 def _without_schedule(group: Mapping[str, Any], state: Mapping[int, Any], index: int) -> dict[str, Any]:
-    """Return a group that a file can hold: a schedule is code, so only the number that it gives now is kept."""
+    """Return a group that a file can hold: a schedule is code, so only its current value is kept."""
     if not isinstance(group.get("name", ""), str):
         raise TypeError(f"param_groups[{index}]['name']: got {type(group['name']).__name__}, wanted a str")
     if not callable(group["lr"]):
@@ -167,10 +167,10 @@ def _arrays_of(state: Mapping[int, Mapping[str, Any]]) -> dict[str, Array]:
 def _opened(
     path: str | os.PathLike[str], progress: Progress | None
 ) -> Iterator[tuple[dict[str, Any], dict[str, Tensor], BinaryIO]]:
-    """Open a checkpoint, and check its header and its checksum; what is wrong becomes a ValueError with the path.
+    """Open a checkpoint, and check its header and its checksum; errors become a ValueError with the path.
 
     Yields:
-        The facts, the arrays in the order of the file, and the file, from where on these arrays can be read.
+        The facts, the arrays in the order of the file, and the file, at the beginning of the arrays.
     """
     name = os.fsdecode(path)
     with open(name, "rb", opener=_open_without_waiting) as file:
@@ -180,7 +180,7 @@ def _opened(
             tensor_file.check(file, progress)
             facts = _facts_in(header, status.st_size)
             yield facts, _with_complex(header.tensors, facts["complex"]), file
-            # What was read after the checksum must be what was read for it.
+            # The bytes read after the checksum must be those it was computed from.
             if os.fstat(file.fileno()).st_mtime_ns != status.st_mtime_ns:
                 raise ValueError("damaged: it was written to while it was read")
         except (TypeError, ValueError) as error:
@@ -188,7 +188,7 @@ def _opened(
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
-    """Open a file. Without this, a named pipe would be waited for."""
+    """Open a file without waiting for a writer, if it is a named pipe."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # Windows has none
 
 
@@ -226,9 +226,9 @@ def _check_entry(label: str, name: str, value: Any) -> None:
 
 
 def _parsed(text: bytes, most_bytes: int) -> Any:
-    """Parse JSON, and refuse one that names something twice, or would take more memory than a checkpoint of its size.
+    """Parse JSON, but refuse duplicate names, and text that would take more memory than a checkpoint of its size.
 
-    What `json` makes of `[[],[],...]` takes 25 times the memory of the text; of facts it takes a few times that.
+    The objects that `json` makes of `[[],[],...]` take 25 times the memory of the text; those of facts a few times.
     """
     if not text.isascii() or _bytes_to_parse(text) > most_bytes:
         raise ValueError("its header is not JSON as a checkpoint has it")
@@ -239,7 +239,7 @@ def _parsed(text: bytes, most_bytes: int) -> Any:
 
 
 def _bytes_to_parse(text: bytes) -> int:
-    """Return about how much memory the objects take that JSON describes, from the signs outside of its strings."""
+    """Estimate the memory of the objects that JSON describes, from the punctuation outside of its strings."""
     plain = text.replace(rb"\\", b"  ").replace(rb"\"", b"  ")
     counts = np.zeros(256, np.int64)
     quotes = 0
@@ -290,7 +290,7 @@ def _state_dict_in(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> d
 
 
 def _put_schedules(optimizer: state_dicts.Optimizer, saved_groups: list[dict[str, Any]]) -> None:
-    """Put the optimizer's own schedules where the optimizer that was saved had some."""
+    """Put the optimizer's own schedules where the saved optimizer had schedules."""
     for i, (group, saved) in enumerate(zip(optimizer.param_groups, saved_groups, strict=False)):
         if saved.pop("lr_is_schedule", False):
             if not callable(group["lr"]):

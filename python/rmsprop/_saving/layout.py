@@ -1,4 +1,4 @@
-"""What a state dict looks like: PyTorch's layout, as plain data.
+"""The layout of a state dict: PyTorch's, as plain data.
 
     {"state": {0: {"step": 3, "square_avg": array, ...}, ...},
      "param_groups": [{"lr": 0.01, ..., "params": [0, ...], "param_names": ["weight", ...]}, ...]}
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def groups_and_state(state_dict: Any) -> tuple[list[Mapping[str, Any]], Mapping[int, Any]]:
-    """Return the groups and the state of a state dict, or raise a TypeError if it is not laid out like one."""
+    """Return the groups and the state of a state dict, or raise a TypeError if it does not have the layout of one."""
     if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= state_dict.keys():
         raise TypeError(
             f"state_dict: got {type(state_dict).__name__}, wanted a dict with 'state' and 'param_groups', "
@@ -28,7 +28,7 @@ def groups_and_state(state_dict: Any) -> tuple[list[Mapping[str, Any]], Mapping[
 
 
 def checked_groups(groups: Any) -> list[Mapping[str, Any]]:
-    """Return the groups of a state dict, or raise a TypeError if they are not laid out like groups."""
+    """Return the groups of a state dict, or raise a TypeError if they do not have the layout of groups."""
     if not isinstance(groups, Sequence) or not all(isinstance(group, Mapping) for group in groups):
         raise TypeError(f"param_groups: got {type(groups).__name__}, wanted a list of dicts")
     for i, group in enumerate(groups):
@@ -54,7 +54,7 @@ def numbers_of(groups: Sequence[Mapping[str, Any]], state: Collection[int]) -> l
 
 
 def current_lr(group: Mapping[str, Any], state: Mapping[int, Mapping[str, Any]]) -> float:
-    """Return the learning rate that the next step of a state dict's group has, whether it is a number or a schedule."""
+    """Return the learning rate of the next step of a state dict's group, whether it is a number or a schedule."""
     if not callable(group["lr"]):
         return float(group["lr"])
     return float(group["lr"](max(state[number]["step"] for number in group["params"])))

@@ -1,4 +1,4 @@
-"""State dicts of `torch.optim.RMSprop` and `torch.optim.Adagrad` as ours, and ours as theirs."""
+"""Conversion from and to state dicts of `torch.optim.RMSprop` and `torch.optim.Adagrad`."""
 
 from collections.abc import Mapping
 from importlib import import_module
@@ -13,7 +13,7 @@ from rmsprop._saving.rules import rule_with, rules
 Array = NDArray[Any]
 
 ONLY_IN_TORCH = frozenset({"foreach", "capturable", "differentiable", "fused"})
-"""Entries of PyTorch's groups that say how to compute and not what."""
+"""Entries of PyTorch's groups that select an implementation, not a formula."""
 
 LEFT_BY_TORCH_SCHEDULERS = frozenset({"initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr"})
 """Entries that PyTorch's schedulers keep in the groups for themselves."""
@@ -36,31 +36,31 @@ AS_IN_TORCH: dict[str, dict[str, Any]] = {
         "initial_accumulator_value": 0.0,
     },
 }
-"""What the optimizers of PyTorch do wherever they have no such hyperparameter."""
+"""Hyperparameters that PyTorch's optimizers lack, with the values of their formulas."""
 
 SWITCHED_OFF = {"decoupled_weight_decay": "weight_decay", "lr_in_momentum": "momentum"}
-"""Hyperparameters without a meaning as long as another one is 0."""
+"""Hyperparameters without effect while another one is 0."""
 
 
 def is_from_torch(groups: list[Mapping[str, Any]]) -> bool:
-    """Tell whether the groups of a state dict are PyTorch's, by entries that only these have."""
+    """Return whether the groups of a state dict are PyTorch's, by entries that only these have."""
     return any(not ONLY_IN_TORCH.isdisjoint(group) for group in groups)
 
 
 def from_torch(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     """Return what `state_dict()` of `torch.optim.RMSprop` or `torch.optim.Adagrad` returned as one of our state dicts.
 
-    Hyperparameters that PyTorch does not have become what PyTorch does: `eps_in_sqrt=False` and so on. What only
-    concerns how PyTorch computes (`foreach`, `fused`, ...) is dropped. Tensors become arrays that share their memory.
-    `load_state_dict` does this on its own for the dict of any PyTorch from 1.12 on; older ones cannot be told apart.
+    Hyperparameters that PyTorch lacks get the values of its formula: `eps_in_sqrt=False` and so on. Entries that select
+    an implementation (`foreach`, `fused`, ...) are dropped. Tensors become arrays that share their memory.
+    `load_state_dict` does this itself for dicts of PyTorch 1.12 and later; older ones cannot be told apart.
 
     Args:
         state_dict: of PyTorch's optimizer, its tensors on the CPU.
 
     Raises:
-        TypeError: `state_dict` is not laid out like a state dict, or a tensor cannot be an array.
-        ValueError: it is that of another optimizer, which an unknown entry of a group shows too, or a step count is not
-            a whole number.
+        TypeError: `state_dict` does not have the layout of a state dict, or a tensor cannot be an array.
+        ValueError: it is that of another optimizer, as shown by missing or unknown entries of a group, or a step count
+            is not a whole number.
 
     Examples:
         >>> group = {"lr": 0.01, "momentum": 0, "alpha": 0.99, "eps": 1e-8, "centered": False, "weight_decay": 0}
@@ -82,8 +82,8 @@ def from_torch(state_dict: Mapping[str, Any]) -> dict[str, Any]:
 def to_torch(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     """Return one of our state dicts as one that `torch.optim.RMSprop` or `torch.optim.Adagrad` loads.
 
-    A schedule becomes the learning rate that it gives for the next step. PyTorch counts steps in float32, so beyond
-    2**24 of them its own count stands still; it matters to Adagrad's `lr_decay` alone.
+    A schedule becomes the learning rate that it gives for the next step. PyTorch counts steps in float32, so its
+    own count stops at 2**24, which matters only for Adagrad's `lr_decay`.
 
     Args:
         state_dict: what `state_dict()` of our optimizer returned.
@@ -92,7 +92,7 @@ def to_torch(state_dict: Mapping[str, Any]) -> dict[str, Any]:
         A state dict of tensors, all of them copies.
 
     Raises:
-        ValueError: a hyperparameter asks for what PyTorch does not do, such as `eps_in_sqrt=True`.
+        ValueError: a hyperparameter has a value that PyTorch does not support, such as `eps_in_sqrt=True`.
 
     Examples:
         >>> import numpy as np, rmsprop

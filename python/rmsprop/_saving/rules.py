@@ -1,4 +1,4 @@
-"""Which rule a state dict is of, and the state that it needs."""
+"""The rule of a state dict, and the state that it needs."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -18,7 +18,7 @@ def rule_with(hyperparameters: Collection[str], absent: Mapping[str, Collection[
     """Return the rule that has these hyperparameters, or None.
 
     Args:
-        hyperparameters: names, others among them.
+        hyperparameters: names; there may be others among them.
         absent: for each rule the names that may be missing.
     """
     for rule in rules.values():

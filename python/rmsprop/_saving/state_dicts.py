@@ -39,12 +39,12 @@ class Optimizer(Protocol):
 
 @dataclass(frozen=True)
 class Replacement:
-    """What would take the place of an optimizer's groups and state: checked, and not in use yet."""
+    """Groups and state to replace those of an optimizer: checked, and not in use yet."""
 
     groups: Groups
     columns: StateColumns
     copies: list[tuple[Array, Any]]
-    """Each new array, its content still undefined, with the entry of the state dict that belongs into it."""
+    """Each new array, still uninitialized, with the entry of the state dict to copy into it."""
 
 
 def state_dict(optimizer: Optimizer) -> dict[str, Any]:
@@ -85,12 +85,11 @@ def replacement_for(
     Args:
         optimizer: it is not changed.
         state_dict: in the layout of `layout`, with all hyperparameters of the optimizer.
-        array_type: what stands for an array in `state_dict`; it has a `dtype` and a `shape`.
+        array_type: the type of arrays in `state_dict`; it has a `dtype` and a `shape`.
 
     Raises:
-        TypeError: an entry is not of the kind or dtype it should be.
+        TypeError: an entry has the wrong type or dtype.
         ValueError: anything does not match the optimizer, or a hyperparameter is out of range.
-        RuntimeError: another thread is in a step of this optimizer.
     """
     saved_groups, saved_state = groups_and_state(state_dict)
     groups = _new_groups(optimizer, saved_groups)
@@ -117,7 +116,7 @@ def check_arrays(optimizer: Optimizer) -> None:
 
 
 def install(optimizer: Optimizer, replacement: Replacement) -> None:
-    """Put groups and state into use: one operation, which no signal and no other thread can cut in two."""
+    """Put groups and state into use: one operation, which no signal and no other thread can interrupt."""
     vars(optimizer).update(param_groups=replacement.groups, _columns=replacement.columns)
 
 
@@ -200,7 +199,7 @@ def _check_array(value: Any, param: Array, key: Any, name: str, array_type: type
 
 
 def _check_complete(optimizer: Optimizer, groups: Groups, entries: list[Mapping[str, Any]]) -> None:
-    """Check that no entry lacks anything. One without any content is that of a parameter that took no step."""
+    """Check that entries are complete. An empty one is that of a parameter that has taken no step."""
     index = 0
     for group in groups:
         needed = ("step", *optimizer._needed_state(group))

@@ -6,9 +6,9 @@
               with one more dimension of length 2
     checksum  SHA-256 of all bytes before it; in the header it is the last array
 
-Any reader of safetensors can look inside. What is read is what `write` writes: the header without spaces, its arrays
-without gaps. All of it is compared with the size of the file before anything is made of it, so that no file
-takes much more memory than it has bytes.
+Any reader of safetensors can read it. Only files as `write` writes them are read: headers without spaces, arrays
+without gaps. The header is compared with the size of the file before any object is made of it, so that no file takes
+much more memory than it has bytes.
 """
 
 import hashlib
@@ -33,10 +33,10 @@ FORMAT = "rmsprop checkpoint"
 PIECE = 1 << 22  # bytes that are read or written at a time
 
 DTYPES = {b"F32": "float32", b"F64": "float64"}
-"""The types in the file, and what NumPy calls them."""
+"""The types in the file, and NumPy's names for them."""
 
 CODES = {"f": "F32", "d": "F64", "F": "F32", "D": "F64"}
-"""What the file calls the types of NumPy, by their letters; those of pairs are complex."""
+"""The file's names for NumPy's types, by their letters; complex ones are pairs."""
 
 CHECKSUM_BYTES = hashlib.sha256().digest_size
 
@@ -51,7 +51,7 @@ ANY_ENTRY = re.compile(rb'[,{]"([^"\\]{0,200})":(\{[^{}]{0,4000}\})?')
 
 
 class Tensor(NamedTuple):
-    """An array in a file, its bytes left where they are."""
+    """An array in a file, whose bytes have not been read."""
 
     name: str
     dtype: np.dtype[Any]
@@ -59,12 +59,12 @@ class Tensor(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """How many bytes it has, in the file and in memory."""
+        """Its size in bytes, in the file and in memory."""
         return self.dtype.itemsize * math.prod(self.shape)
 
 
 class Header(NamedTuple):
-    """All of a file but the bytes of its arrays. Complex arrays are real ones here."""
+    """Everything in a file but the bytes of its arrays. Complex arrays are real ones here."""
 
     text: bytes
     tensors: dict[str, Tensor]
@@ -122,7 +122,7 @@ def _header_for(text: str, arrays: Mapping[str, Array]) -> tuple[bytes, list[Arr
 def _pieces(array: Array) -> Iterator[bytes]:
     """Yield the bytes of an array in the order of its indices, little-endian, at most PIECE of them at a time.
 
-    They are copies, so that what is written is what was added to the checksum, whoever writes to the array meanwhile.
+    They are copies, so that what is written is what was added to the checksum, even if the array changes meanwhile.
     """
     if array.nbytes <= PIECE and sys.byteorder == "little":
         yield array.tobytes()
@@ -132,9 +132,9 @@ def _pieces(array: Array) -> Iterator[bytes]:
 
 
 def _buffers(array: Array, access: str) -> Iterator[memoryview]:
-    """Yield bytes for those of an array in the order of its indices, little-endian, at most PIECE of them at a time.
+    """Yield buffers for an array's bytes in the order of its indices, little-endian, at most PIECE bytes at a time.
 
-    Where the array is contiguous, that is its own memory; else a buffer, which NumPy fills, or empties into place.
+    They are the memory of a contiguous array; otherwise NumPy copies from it to them, or back.
     """
     nditer: Any = np.nditer  # the flag "contig" is missing from NumPy's types
     with nditer(
@@ -154,7 +154,7 @@ def _buffers(array: Array, access: str) -> Iterator[memoryview]:
 
 
 def read_header(file: BinaryIO) -> Header:
-    """Read the header of a file, and leave off where the arrays begin.
+    """Read the header of a file, and stop where the arrays begin.
 
     Raises:
         ValueError: the header is not one that `write` has written, or belongs to a file of another size.
@@ -183,7 +183,7 @@ def read_header(file: BinaryIO) -> Header:
 
 
 def check(file: BinaryIO, progress: Progress | None) -> None:
-    """Raise a ValueError if a file does not have its checksum, and leave off reading where it was."""
+    """Raise a ValueError if the checksum of a file does not match, and restore the read position."""
     before = file.tell()
     size = os.fstat(file.fileno()).st_size
     left = size - CHECKSUM_BYTES
@@ -204,7 +204,7 @@ def check(file: BinaryIO, progress: Progress | None) -> None:
 
 
 def read_into(file: BinaryIO, array: Array) -> None:
-    """Read the bytes of the next array to where they belong."""
+    """Read the bytes of the next array into it."""
     is_like_file = array.flags.c_contiguous and sys.byteorder == "little"
     for buffer in [array] if is_like_file else _buffers(array, "writeonly"):
         if file.readinto(buffer) != buffer.nbytes:  # type: ignore[attr-defined]
@@ -216,7 +216,7 @@ def _refusal(reason: str) -> ValueError:
 
 
 def _read_text(file: BinaryIO, length: int) -> bytes:
-    """Read so many bytes, but leave off at the first that text does not have, such as the holes of a sparse file."""
+    """Read `length` bytes, but stop at a byte that text cannot contain, such as one in a hole of a sparse file."""
     pieces = [file.read(len(START))]
     if pieces[0] != START:
         raise _refusal(f"its header does not say {FORMAT!r}")

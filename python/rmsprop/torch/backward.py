@@ -20,28 +20,28 @@ def step_in_backward(module: torch.nn.Module, optimizer: Optimizer) -> Registrat
 
     The gradient is still in the cache then, and the gradients of a whole model never exist at the same time: the peak
     of memory falls by almost the size of the parameters. Each step has the bits of an ordinary one. `optimizer.step()`
-    finds nothing left to do and may stay in the loop, where learning rate schedulers look for it; `zero_grad()` too.
+    then has no effect and may stay in the loop, where learning rate schedulers expect it; `zero_grad()` too.
 
-    Each backward pass is a step then, so batches cannot be summed up over several of them. What must know all gradients
-    at once is refused: `clip_norm` and `nonfinite` other than "propagate". `torch.amp.GradScaler` cannot be used. So is
-    what completes gradients after they have arrived: DistributedDataParallel and FSDP, also when they wrap the module
-    later, and a backward pass inside another, as `torch.utils.checkpoint` has it with `use_reentrant=True`.
+    Each backward pass is a step, so gradients cannot be accumulated over several. Options that depend on all gradients
+    are refused: `clip_norm`, and `nonfinite` other than "propagate". `torch.amp.GradScaler` cannot be used. Also
+    refused is what completes gradients later: DistributedDataParallel and FSDP, even if they wrap the module
+    afterwards, and a backward pass inside another, as in `torch.utils.checkpoint` with `use_reentrant=True`.
 
-    A parameter that is taken out of the optimizer's groups later is no longer stepped, and keeps its gradient.
+    A parameter that is removed from the optimizer's groups later is no longer stepped, and keeps its gradient.
 
     Args:
-        module: those of its parameters that the optimizer has and that require a gradient are stepped; others are left.
+        module: its parameters that the optimizer has and that require a gradient are stepped; others are not changed.
         optimizer: `rmsprop.torch.RMSprop` or `rmsprop.torch.Adagrad`. Its groups, schedules and state stay in use.
 
     Returns:
-        An object whose `remove()` goes back to ordinary steps.
+        An object whose `remove()` restores ordinary steps.
 
     Raises:
         TypeError: `module` is not a module, or `optimizer` is not one of this package.
-        ValueError: the optimizer clips by norm or looks for gradients that are not finite, it has none of the module's
+        ValueError: the optimizer clips by norm or checks for gradients that are not finite, it has none of the module's
             parameters, or the module's gradients are reduced or sharded over processes.
-        RuntimeError: from the backward pass, if it is inside another, if clipping by norm is switched on later, or if
-            another thread is in a step of this optimizer; and from what wraps the module for several processes later.
+        RuntimeError: from the backward pass, if it is inside another, if clipping by norm is enabled later, or if the
+            optimizer is in the middle of another call; and from a wrapper for several processes that is applied later.
 
     Examples:
         >>> import torch
@@ -67,31 +67,31 @@ def step_in_backward(module: torch.nn.Module, optimizer: Optimizer) -> Registrat
         raise ValueError("module: got one without a parameter to step that the optimizer has")
     _refuse_what_needs_all_gradients(optimizer, optimizer.param_groups, ValueError)
     optimizer._check(optimizer.param_groups, optimizer.state)
-    # State that is made between gradients would keep the allocator from using the memory of one for the next.
+    # State allocated between gradients would keep the allocator from reusing the memory of one gradient for the next.
     optimizer.state.update(optimizer._entries((param, groups[param]) for param in state.with_shape(params)))
     return Registration(optimizer, params)
 
 
 class Registration:
-    """Hooks that step each parameter in the backward pass; `remove` takes them away again."""
+    """Hooks that step each parameter in the backward pass, until `remove`."""
 
     def __init__(self, optimizer: Optimizer, params: list[Tensor]) -> None:
         self._optimizer = optimizer
-        self._ids = {id(param) for param in params}  # the hooks of the parameters keep this alive, not it them
+        self._ids = {id(param) for param in params}  # not the parameters, whose hooks keep this object alive
         self._places: dict[int, tuple[int, int, int]] = {}
         self._task = self._found_in_task = -1
         self._handles = [param.register_post_accumulate_grad_hook(_Hook(self)) for param in params]
         _watch_wrappers(self)
 
     def remove(self) -> None:
-        """Go back to ordinary steps."""
+        """Restore ordinary steps."""
         _live.discard(self)
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
 
     def _begin(self) -> None:
-        """Look at what is the same for a whole backward pass, when its first gradient arrives."""
+        """Check, at the first gradient of a backward pass, what holds for the whole pass."""
         if (task := torch._C._current_graph_task_id()) != self._task:
             _refuse_nested_pass()
             _refuse_what_needs_all_gradients(self._optimizer, self._optimizer.param_groups, RuntimeError)
@@ -114,12 +114,12 @@ class Registration:
 
 
 class _Hook:
-    """Steps one parameter, with the hyperparameters that its group has by then."""
+    """Steps one parameter, with the hyperparameters that its group has at that time."""
 
     def __init__(self, registration: Registration) -> None:
         self._registration = registration
         self._optimizer = optimizer = registration._optimizer
-        self._stepper = optimizer._stepper.twin()  # remembers what it has checked of this parameter
+        self._stepper = optimizer._stepper.twin()  # keeps the checks of this parameter
 
     def __call__(self, param: Tensor) -> None:
         optimizer = self._optimizer
@@ -154,7 +154,7 @@ def _refuse_what_needs_all_gradients(
 
 
 def _refuse_nested_pass() -> None:
-    """Raise an error inside a backward pass in a backward pass: it may be one of several that make up a gradient."""
+    """Raise an error in a nested backward pass: it may be one of several that contribute to a gradient."""
     run = torch.autograd.graph._engine_run_backward.__code__
     passes, frame = 0, sys._getframe().f_back
     while frame is not None:
@@ -163,7 +163,7 @@ def _refuse_nested_pass() -> None:
     if passes > 1:
         raise RuntimeError(
             "step_in_backward: this backward pass is inside another one, so its gradients may not be complete; with "
-            " torch.utils.checkpoint, pass use_reentrant=False"
+            "torch.utils.checkpoint, pass use_reentrant=False"
         )
 
 

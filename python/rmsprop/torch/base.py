@@ -71,7 +71,7 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
             raise
         return loss
 
-    # PyTorch's own: runs hooks and labels the step for the profiler.
+    # PyTorch's wrapper: runs hooks and labels the step for the profiler.
     _step_with_hooks = torch.optim.Optimizer.profile_hook_step(_step)
 
     @overload
@@ -89,11 +89,11 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
             closure: evaluates the model anew and returns the loss, which `step` returns.
 
         Raises:
-            TypeError: a gradient or a state has another dtype than it should.
+            TypeError: a gradient or a state has the wrong dtype.
             ValueError: shapes do not match, memory is shared, a hyperparameter is out of range, or, if `nonfinite` is
                 "raise", a gradient is not finite.
             RuntimeError: a tensor is sparse, quantized, or not in the memory of the CPU; a parameter is an inference
-                tensor, outside of inference mode; or another thread is in a step of this optimizer.
+                tensor, outside of inference mode; or the optimizer is in the middle of another call.
 
         Examples:
             >>> import torch
@@ -118,7 +118,7 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
     step._torchdynamo_disable = True  # type: ignore[attr-defined]
 
     def _refuse_what_changed_around_it(self) -> None:
-        """Raise what PyTorch raises for inference tensors; and an error if options need the other ranks."""
+        """Raise what PyTorch raises for inference tensors, and an error if options depend on other ranks."""
         params = [param for param, _ in self._pairs() if param.grad is not None]
         if not torch.is_inference_mode_enabled() and any(param.is_inference() for param in params):
             raise RuntimeError(
@@ -133,7 +133,7 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
         """Add a group of parameters with hyperparameters of its own; see `torch.optim.Optimizer.add_param_group`.
 
         Raises:
-            TypeError: `params` is no iterable of tensors, or a tensor is of a dtype without a step.
+            TypeError: `params` is not an iterable of tensors, or a tensor has an unsupported dtype.
             ValueError: a hyperparameter is out of range, or parameters share memory.
             RuntimeError: a parameter is sparse, quantized, or not in the memory of the CPU.
         """
@@ -147,14 +147,14 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
                 self.param_groups.pop()
                 raise
         else:
-            # PyTorch compares a group with all before it. The constructor does that once, when it has all of them.
+            # PyTorch compares each group with all before it. The constructor does that once, for all groups.
             groups, self.param_groups = self.param_groups, self.param_groups[:1]
             super().add_param_group(param_group)
             self.param_groups = groups
             groups.append(param_group)
 
     def _admit(self, groups: list[dict[str, Any]]) -> None:
-        """Check groups that have just been added, and make the state that they need at once."""
+        """Check groups that have just been added, and make the state that has to exist from the start."""
         params = [param for group in groups for param in state.with_shape(group["params"])]
         self._check(self.param_groups, self.state)
         sharded_by = self._sharded_by or distributed.sharding_of(params)
@@ -165,7 +165,7 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
             self._complete_state(groups)
 
     def _check(self, groups: list[dict[str, Any]], entries: dict[Any, Any]) -> None:
-        """Raise what a step would raise with gradients that fit, parameters without a shape yet left for later."""
+        """Raise what a step would raise with valid gradients, except for parameters that have no shape yet."""
         groups = [{**group, "params": state.with_shape(group["params"])} for group in groups]
         entries = {
             param: state.without_casts(param, entries[param]) for param, _ in self._pairs(groups) if param in entries
@@ -177,7 +177,7 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
             raise
 
     def _pairs(self, groups: list[dict[str, Any]] | None = None) -> Iterator[Pair]:
-        """Return each parameter of some groups, or of all, with its group."""
+        """Return each parameter of these groups, or of all, with its group."""
         return ((param, group) for group in groups or self.param_groups for param in group["params"])
 
     # ---- State -------------------------------------------------------------------------------------------------------
@@ -191,9 +191,9 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
             yield param, group, names
 
     @torch.inference_mode(False)
-    @torch._disable_dynamo  # a compiler would trace this, although it does not trace the step that calls it
+    @torch._disable_dynamo  # a compiler would trace this, but not the step that calls it
     def _entries(self, pairs: Iterable[Pair]) -> Entries:
-        """Return the state of these parameters with all that the hyperparameters need now; what is missing is made."""
+        """Return the state of these parameters, with missing state that the hyperparameters need now added."""
         entries = {}
         for param, group, names in self._with_names(pairs):
             entry = dict(self.state.get(param) or {})
@@ -213,21 +213,23 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
         return entries
 
     def _complete_state(self, groups: list[dict[str, Any]]) -> None:
-        """Make the state of all parameters of these groups that have a shape by now."""
+        """Make the state of all parameters of these groups that have a shape."""
         self.state.update(self._entries(pair for pair in self._pairs(groups) if state.with_shape(pair[:1])))
 
     def _missing_entries(self) -> Entries:
-        """Return the state of all parameters with a gradient. The stepper asks, in the middle of a step."""
+        """Return the state of all parameters with a gradient. Called by the stepper in the middle of a step."""
         entries: Entries = self._entries(pair for pair in self._pairs() if pair[0].grad is not None)
         return entries
 
     def share_memory(self) -> None:
         """Put the state into shared memory, for processes that step the same shared parameters (A3C, Hogwild).
 
-        State that is not there yet is made first, and that of later groups and of `load_state_dict` is shared too. Call
-        it before the processes start, and share the parameters too: `module.share_memory()`. Steps of several processes
-        then mix, as they do in Hogwild training: no update is complete for all, but each element is always one that
-        some process wrote.
+        Missing state is made first, and state of later groups and of `load_state_dict` is shared too. Call it before
+        the processes start, and share the parameters too: `module.share_memory()`. Steps of several processes then mix,
+        as in Hogwild training: no update is atomic, but each element is always one that some process wrote.
+
+        Raises:
+            RuntimeError: the optimizer is in the middle of another call.
         """
         with self._stepper.hold("share_memory"):
             self._complete_state(self.param_groups)
@@ -243,10 +245,10 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
 
     @torch._disable_dynamo
     def state_dict(self) -> dict[str, Any]:
-        """Return state and hyperparameters in PyTorch's layout, the tensors as they are and not copies.
+        """Return state and hyperparameters in PyTorch's layout, with the tensors themselves, not copies.
 
-        State that a hyperparameter needs which was changed after the last step is in it too, as the next step would
-        make it. See `torch.optim.Optimizer.state_dict`.
+        State that is needed since a hyperparameter was changed is included, as the next step would make it. See
+        `torch.optim.Optimizer.state_dict`.
         """
         saved: dict[str, Any] = super().state_dict()
         entries = self._entries(pair for pair in self._pairs() if self.state.get(pair[0]))
@@ -259,16 +261,16 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict`, or that of PyTorch's own class, returned.
 
-        State is copied. That of 16-bit parameters stays, or becomes, float32. Either everything is loaded, or an error
-        is raised and this optimizer is as it was. Entries under names that are not this optimizer's are passed on as
-        they are.
+        State is copied. That of 16-bit parameters is float32. Either everything is loaded, or an error is raised and
+        this optimizer is unchanged. Entries under other names than this optimizer's are kept as they are.
 
         Raises:
-            KeyError, TypeError: `state_dict` is not laid out like a state dict, or a state is not a tensor of real or
-                complex numbers like its parameter.
+            KeyError, TypeError: `state_dict` does not have the layout of a state dict, or a state is not a tensor of
+                real or complex numbers like its parameter.
             ValueError: groups, shapes or hyperparameters do not match those of this optimizer, state is missing, as in
-                that of another kind of optimizer, or a group has a hyperparameter of another optimizer that would make
-                this step another one.
+                that of another kind of optimizer, or a group has a hyperparameter of another optimizer that would
+                change this step.
+            RuntimeError: the optimizer is in the middle of another call.
         """
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"state_dict: got {type(state_dict).__name__}, wanted a dict, as state_dict() returns it")
@@ -295,7 +297,7 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
         }
 
     def __setstate__(self, state_: dict[str, Any]) -> None:
-        """Take over state and groups from a pickle, or from `load_state_dict`; all of them, or, if it raises, none."""
+        """Set state and groups from a pickle, or from `load_state_dict`: all of them, or, if it raises, none."""
         new = dict(state_)
         groups, entries = new["param_groups"], new["state"]
         is_whole = "nonfinite" in new  # from a pickle or a copy; state that it lacks is made by the next step
@@ -320,11 +322,11 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
                 self._complete_state(self.param_groups)
 
     def _unpack(self, groups: list[dict[str, Any]], entries: dict[Any, Any]) -> None:
-        """Put the state that was loaded in the place of what PyTorch made of it."""
+        """Replace what PyTorch made of the loaded state by that state."""
         for key, carried in entries.items():
             if not isinstance(carried, state.Carried):
-                continue  # from a pickle: it may be in memory that processes share
-            if isinstance(key, int):  # parameters that were found are no numbers now
+                continue  # from a pickle: it may be in shared memory
+            if isinstance(key, int):  # PyTorch has replaced the numbers of existing parameters
                 count = sum(len(group["params"]) for group in groups)
                 raise ValueError(f"state_dict: got state of parameter {key}, but there are {count}")
             is_state = isinstance(key, Tensor) and isinstance(carried.entry, Mapping)

@@ -1,4 +1,4 @@
-"""Several processes: what must know the gradients, or the parameters, of all of them is refused."""
+"""Several processes: options that depend on the gradients or parameters of all of them are refused."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-# By name, so that none of them is imported, and their namesakes in other libraries are known too.
+# By name, so that none of them is imported, and classes of these names in other libraries are recognized.
 WRAPPERS = {"DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule"}
 
 CLIPPING = {
@@ -18,7 +18,7 @@ CLIPPING = {
 
 
 def sharding_constructor() -> str | None:
-    """Return who constructs an optimizer for a part of the parameters, and leaves the others to other ranks."""
+    """Return the class that is constructing an optimizer for a part of the parameters, one of several ranks'."""
     zero = sys.modules.get("torch.distributed.optim.zero_redundancy_optimizer")
     code = zero and zero.ZeroRedundancyOptimizer._init_local_optimizer.__code__
     frame = sys._getframe() if code else None
@@ -28,14 +28,14 @@ def sharding_constructor() -> str | None:
 
 
 def sharding_of(params: Iterable[Tensor]) -> str | None:
-    """Return who cuts these parameters into shards."""
+    """Return the class that has sharded these parameters."""
     if "torch.distributed.fsdp" not in sys.modules:
         return None
     return "FullyShardedDataParallel" if any(getattr(p, "_fsdp_flattened", False) for p in params) else None
 
 
 def refuse_what_needs_other_ranks(sharded_by: str | None, nonfinite: str, groups: list[dict[str, Any]]) -> None:
-    """Raise an error if a rank that has a part of the gradients would have to know all."""
+    """Raise an error if options depend on all gradients, and this rank has only a part of them."""
     if sharded_by is None:
         return
     where = f"under {sharded_by}, where each rank sees only its own gradients"

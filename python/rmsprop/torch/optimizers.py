@@ -1,4 +1,4 @@
-"""The optimizers: what they are called with, and what that means."""
+"""The optimizers: their arguments and what these mean."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class RMSprop(Optimizer):
         momentum: above 0, a buffer `b = momentum * b + grad / d` collects the steps; d is the divisor above.
         centered: divide by the root of the variance, `square_avg - grad_avg**2`.
         capturable: for CUDA graphs; True raises a ValueError.
-        foreach: accepted and of no effect: all tensors are stepped in one call in any case.
+        foreach: accepted, without effect: all tensors are stepped in one call in any case.
         maximize: ascend instead of descend.
         differentiable: True raises a ValueError: the step is not recorded by autograd.
         eps_in_sqrt: True for `sqrt(square_avg + eps)` (textbook, TensorFlow, Keras, optax).
@@ -37,16 +37,15 @@ class RMSprop(Optimizer):
         lr_in_momentum: True for `b = momentum * b + lr * grad / d` and `param = param - b` (TensorFlow, Keras, optax).
         decoupled_weight_decay: `param = param - lr * weight_decay * param` before the step instead of the L2 penalty.
         bias_correction: divide both averages by `1 - alpha**t` at step t.
-        initial_accumulator_value: what square_avg starts from; TensorFlow 1 has 1.
-        clip_value: clip each element of the gradient to [-clip_value, clip_value]; None does not.
-        clip_norm: scale gradients as `torch.nn.utils.clip_grad_norm_` would, without writing them; None does not.
-        nonfinite: what becomes of a step if a gradient has a NaN or an infinity: "propagate" takes it, "skip" leaves
-            all as it is and counts it in `skipped_steps`, "raise" raises a ValueError before anything is written.
+        initial_accumulator_value: the initial square_avg; 1 in TensorFlow 1.
+        clip_value: clip each element of the gradient to [-clip_value, clip_value]; None disables this.
+        clip_norm: scale gradients as `torch.nn.utils.clip_grad_norm_` would, without writing them; None disables this.
+        nonfinite: what a step does if a gradient has a NaN or an infinity: "propagate" takes it, "skip" changes nothing
+            and counts it in `skipped_steps`, "raise" raises a ValueError before anything is written.
         num_threads: maximum number of threads; None for `rmsprop.get_num_threads()`. The result does not depend on it.
 
     Raises:
-        TypeError: `params` is not what it should be, a tensor is of a dtype without a step, or a hyperparameter is not
-            a number.
+        TypeError: `params` has the wrong type, a tensor has an unsupported dtype, or a hyperparameter is not a number.
         ValueError: a hyperparameter is NaN, infinite or out of range, or parameters share memory.
         RuntimeError: a parameter is sparse, quantized, or not in the memory of the CPU.
 
@@ -108,25 +107,24 @@ class Adagrad(Optimizer):
     Args:
         params: iterable of tensors, of `(name, tensor)` pairs, or of group dicts, as for every PyTorch optimizer.
         lr: learning rate, a number or a tensor with one element.
-        lr_decay: how fast the learning rate falls with the step count t.
+        lr_decay: decay of the learning rate with the step count t.
         weight_decay: L2 penalty: `grad = grad + weight_decay * param`.
-        initial_accumulator_value: what the sum starts from.
+        initial_accumulator_value: the initial sum.
         eps: added to the root; under it with `eps_in_sqrt`.
-        foreach: accepted and of no effect: all tensors are stepped in one call in any case.
+        foreach: accepted, without effect: all tensors are stepped in one call in any case.
         maximize: ascend instead of descend.
         differentiable: True raises a ValueError: the step is not recorded by autograd.
-        fused: accepted and of no effect.
+        fused: accepted, without effect.
         eps_in_sqrt: True for `sqrt(sum + eps)` (textbook, Keras, optax).
         decoupled_weight_decay: `param = param - lr * weight_decay * param` before the step instead of the L2 penalty.
-        clip_value: clip each element of the gradient to [-clip_value, clip_value]; None does not.
-        clip_norm: scale gradients as `torch.nn.utils.clip_grad_norm_` would, without writing them; None does not.
-        nonfinite: what becomes of a step if a gradient has a NaN or an infinity: "propagate" takes it, "skip" leaves
-            all as it is and counts it in `skipped_steps`, "raise" raises a ValueError before anything is written.
+        clip_value: clip each element of the gradient to [-clip_value, clip_value]; None disables this.
+        clip_norm: scale gradients as `torch.nn.utils.clip_grad_norm_` would, without writing them; None disables this.
+        nonfinite: what a step does if a gradient has a NaN or an infinity: "propagate" takes it, "skip" changes nothing
+            and counts it in `skipped_steps`, "raise" raises a ValueError before anything is written.
         num_threads: maximum number of threads; None for `rmsprop.get_num_threads()`. The result does not depend on it.
 
     Raises:
-        TypeError: `params` is not what it should be, a tensor is of a dtype without a step, or a hyperparameter is not
-            a number.
+        TypeError: `params` has the wrong type, a tensor has an unsupported dtype, or a hyperparameter is not a number.
         ValueError: a hyperparameter is NaN, infinite or out of range, or parameters share memory.
         RuntimeError: a parameter is sparse, quantized, or not in the memory of the CPU.
 
@@ -144,7 +142,7 @@ class Adagrad(Optimizer):
     """
 
     rule = rules["adagrad"]
-    has_state_from_the_start = True  # as in PyTorch, whose class cannot step a parameter without
+    has_state_from_the_start = True  # as in PyTorch, whose class cannot step a parameter without state
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""State of tensors: its dtype, where it lies in memory, and how it is loaded."""
+"""State of tensors: its dtype, its placement in memory, and how it is loaded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rmsprop._optimizer.allocation import CACHE_LINE, DISTANCES, LEAST_BYTES, PA
 PACKED = (torch.bfloat16, torch.float16)
 DOUBLE = (torch.float64, torch.complex128)
 
-# Keys of groups that other optimizers save and that make another rule of this one, with the value that does not.
+# Keys of groups that other optimizers save and that change the rule, with the value that does not change it.
 KEYS_OF_OTHER_RULES: dict[str, tuple[Any, str]] = {
     "decoupled_decay": (False, "decoupled_weight_decay=True is this rule here; remove the key from the state dict"),
     "caution": (False, "cautious updates are not supported"),
@@ -26,20 +26,20 @@ KEYS_OF_OTHER_RULES: dict[str, tuple[Any, str]] = {
 
 
 class Carried:
-    """Carries an entry through PyTorch's `load_state_dict`, which casts its tensors and takes apart what it can."""
+    """Carries an entry through PyTorch's `load_state_dict`, which would cast its tensors."""
 
     def __init__(self, entry: Any) -> None:
         self.entry = entry
 
 
 def carry(_: Any, state_dict: dict[str, Any]) -> dict[str, Any]:
-    """Return a state dict whose entries PyTorch does not recognize. A hook that runs after those of users."""
+    """Return a state dict whose entries are opaque to PyTorch. A hook that runs after those of users."""
     return {**state_dict, "state": {key: Carried(entry) for key, entry in state_dict["state"].items()}}
 
 
 @torch.inference_mode(False)
 def unpacked(param: Tensor, entry: Mapping[Any, Any], names: tuple[str, ...]) -> dict[Any, Any]:
-    """Return a loaded entry: copies of the tensors called `names`, laid out for `param`, and all else as it is."""
+    """Return a loaded entry: copies of the tensors in `names`, with the layout of `param`; all else is unchanged."""
     result = dict(entry)
     for name in ("step", *names):
         value = entry.get(name)
@@ -52,7 +52,7 @@ def unpacked(param: Tensor, entry: Mapping[Any, Any], names: tuple[str, ...]) ->
 
 
 def check_kind(value: Tensor, param: Tensor, name: str) -> None:
-    """Raise an error if a loaded tensor cannot become a state of `param`."""
+    """Raise an error if a loaded tensor cannot be state of `param`."""
     if value.is_complex() != param.is_complex() or not (value.is_complex() or value.is_floating_point()):
         raise TypeError(f"state_dict: {name!r} of {value.dtype} does not match its parameter's {param.dtype}")
     if value.shape != param.shape:
@@ -86,7 +86,7 @@ def refuse_other_rules(groups: Iterable[Mapping[str, Any]]) -> None:
 
 
 def refuse_what_only_gpus_need(group: Mapping[str, Any]) -> None:
-    """Raise an error for options of `torch.optim` that cannot be granted."""
+    """Raise an error for unsupported options of `torch.optim`."""
     if group.get("capturable"):
         raise ValueError("capturable: got True, wanted False: it is for CUDA graphs, and this step runs on the CPU")
     if group.get("differentiable"):
@@ -100,7 +100,7 @@ def refuse_what_only_gpus_need(group: Mapping[str, Any]) -> None:
 
 
 def with_shape(params: Iterable[Tensor]) -> list[Tensor]:
-    """Leave out those of lazy modules that have seen no input yet."""
+    """Leave out parameters of lazy modules, which have no shape before their first input."""
     return [param for param in params if not isinstance(param, torch.nn.parameter.UninitializedTensorMixin)]
 
 
@@ -121,7 +121,7 @@ def needs_cast(value: Any, param: Tensor) -> bool:
 
 
 def without_casts(param: Tensor, entry: Any) -> Any:
-    """Return an entry without the state that the next step will cast."""
+    """Return an entry without state that the next step will cast."""
     if not isinstance(entry, dict):
         return entry
     return {name: value for name, value in entry.items() if not needs_cast(value, param)}
@@ -142,10 +142,10 @@ def full_like(param: Tensor, value: float, place: int) -> Tensor:
 
 
 def _empty_like(param: Tensor, place: int) -> Tensor:
-    """Return memory for state: of the parameter's shape, laid out like it, without its class.
+    """Return memory for state, with the parameter's shape and layout, but not its class.
 
-    Large tensors come from mapped memory, all at the same place of a page, which is the worst for a step: see
-    `rmsprop._optimizer.allocation`. So these begin elsewhere in a storage that is larger by a page.
+    Large tensors are in mapped memory, all at the same offset in a page, which is the worst case for a step: see
+    `rmsprop._optimizer.allocation`. So state begins at another offset in a storage that is larger by a page.
     """
     plain = param.detach().as_subclass(Tensor)
     dtype = state_dtype(param)

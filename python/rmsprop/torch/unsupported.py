@@ -1,4 +1,4 @@
-"""Tensors that have no step here, and what can be done about them."""
+"""Tensors of unsupported kinds, and what to use instead."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PLAIN_DISPATCH = torch._C._disabled_torch_dispatch_impl
 
 
 def explain(error: Exception, params: Iterable[Tensor]) -> None:
-    """If a tensor was refused for its kind, raise the same error with the way out."""
+    """If a tensor was refused for its kind, raise the same error with advice."""
     text = str(error)
     if type(error) not in (RuntimeError, TypeError) or ", wanted a" not in text:
         return
