@@ -64,16 +64,16 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help=f"{', '.join(RULES)} (default: all)",
     )
-    add("--peers", nargs="+", choices=PEERS, default=list(PEERS), metavar="NAME", help="whom to compare (default: all)")
-    add("--list", action="store_true", help="print the peers and the commands that bring them, and stop")
+    add("--peers", nargs="+", choices=PEERS, default=list(PEERS), metavar="NAME", help="what to compare (default: all)")
+    add("--list", action="store_true", help="print the peers and the commands that install them, and stop")
     add("--quick", action="store_true", help="few rounds, short blocks, small workloads: some minutes")
     add("--rounds", type=whole_number, metavar="N", help="rounds in which all take turns (default: 15; with --quick 5)")
     add(
         "--placements",
         type=whole_number,
         metavar="N",
-        help="how often in these rounds all arrays are made anew, so that no figure hangs on where in memory they "
-        "happened to lie (default: 3; with --quick 1)",
+        help="how often in these rounds all arrays are allocated again, so that no figure depends on one placement in "
+        "memory (default: 3; with --quick 1)",
     )
     add(
         "--block-ms",
@@ -93,7 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
         choices=sorted({peer.framework for peer in PEERS.values()} - {"rmsprop", "limit"}),
         default=[],
         metavar="FRAMEWORK",
-        help="give these a process of their own, if they cannot live with the others (%(choices)s)",
+        help="run these in a separate process, if they conflict with the others (%(choices)s)",
     )
     add(
         "--output",
@@ -176,7 +176,7 @@ def run(options: argparse.Namespace, command: str) -> files.Results:
 
 
 def finish(results: files.Results) -> None:
-    """Say when it was, and what brings those that are missing."""
+    """Record the time, and the commands that install missing peers."""
     missing = {row["peer"] for entry in results["results"] for row in entry["rows"] if row.get("kind") == "missing"}
     results["install"] = {name: PEERS[name].install for name in PEERS if name in missing}
     results["finished"] = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

@@ -1,4 +1,4 @@
-"""What scripts of this folder share: commands that have to succeed, a line for each piece of work, files to test."""
+"""Shared by the scripts of this folder: commands that have to succeed, a line for each task, files to test."""
 
 import os
 import shutil
@@ -42,7 +42,7 @@ class Report:
 
 def run(*command: str | Path, folder: Path | None = None, **environment: str) -> str:
     """Return what a command prints; it has to succeed."""
-    # A user's own settings of Python would reach into the clean environments.
+    # A user's Python settings would affect the clean environments.
     inherited = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "PYTHONHOME"}}
     result = subprocess.run(
         [*map(str, command)],

@@ -1,8 +1,8 @@
-# What every C++ target of this project is compiled with.
+# Compiler flags of every C++ target of this project.
 #
 # The arithmetic is set here for all of them, not only for the kernels: the coefficients of a step are computed outside.
 #   -ffp-contract=off   a fused multiply-add rounds once where the specification rounds twice; where the baseline has
-#                       such an instruction, as on aarch64, GCC contracts unless told otherwise
+#                       such an instruction, as on aarch64, GCC contracts by default
 #   -fno-fast-math      undoes a fast-math flag that came in through CXXFLAGS
 #   /fp:precise         is both for MSVC, since 19.30 (Visual Studio 2022): the versions before it contract
 

@@ -1,4 +1,4 @@
-# The only place that knows the flags of the kernels.
+# The flags of the kernels, all in this file.
 #
 # add_kernels(target) compiles cpp/src/kernels.cpp into `target` once per instruction set. The flags are set on the
 # kernels themselves, so that no CMAKE_BUILD_TYPE and no CXXFLAGS of a user can change the bits of a step. To those of

@@ -1,5 +1,5 @@
-# Builds in which the compiler watches over memory, arithmetic or threads: RMSPROP_SANITIZE is what -fsanitize= takes,
-# such as "address,undefined" or "thread". How they are run, and what they need to know, is in ci/sanitizers.
+# Builds with sanitizers of memory, arithmetic or threads: RMSPROP_SANITIZE is the value of -fsanitize=, such as
+# "address,undefined" or "thread". ci/sanitizers runs them.
 
 set(RMSPROP_SANITIZE "" CACHE STRING "What -fsanitize= takes: address,undefined or thread")
 

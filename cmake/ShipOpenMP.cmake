@@ -1,9 +1,9 @@
 # RMSPROP_SHIP_OPENMP puts a copy of GCC's OpenMP runtime beside the extension module, for wheels.
 #
 # A wheel has to import where no libgomp is installed, and a process that also has PyTorch should have one OpenMP
-# runtime, not two that compete for the CPUs. PyTorch brings its copy under the name it has everywhere, libgomp.so.1, and
-# a loader takes no second library of a name that it has loaded. So ours keeps that name too: whichever comes first
-# serves both. `auditwheel repair` would give it a name of its own, and is told not to (--exclude libgomp.so.1).
+# runtime, not two that compete for the CPUs. PyTorch ships its copy under the usual name, libgomp.so.1, and a
+# loader loads no second library of a name that it has loaded. So ours keeps that name too: the first one serves both.
+# `auditwheel repair` would rename it, which --exclude libgomp.so.1 prevents.
 # The texts of its licence must go with it (licenses/libgomp.txt says why), and are those that the system has.
 
 option(RMSPROP_SHIP_OPENMP "Install a copy of libgomp.so.1 beside the Python extension module" OFF)
@@ -27,7 +27,7 @@ function(rmsprop_ship_openmp target)
   install(FILES ${runtime} DESTINATION rmsprop RENAME libgomp.so.1 COMPONENT python)
   _gather_licence(${PROJECT_BINARY_DIR}/libgomp-licence.txt)
   install(FILES ${PROJECT_BINARY_DIR}/libgomp-licence.txt DESTINATION rmsprop COMPONENT python)
-  # As a RUNPATH, which LD_LIBRARY_PATH goes before: who wants another runtime can have it.
+  # As a RUNPATH, so that LD_LIBRARY_PATH takes precedence and can select another runtime.
   set_target_properties(${target} PROPERTIES INSTALL_RPATH "$ORIGIN")
   target_link_options(${target} PRIVATE LINKER:--enable-new-dtags)
 endfunction()

@@ -1,1 +1,1 @@
-"""What the programs share: how steps are timed, what is written down, and how it is shown. It knows the peers."""
+"""What the programs share: how steps are timed, what is recorded, and how it is shown. It depends on the peers."""

@@ -1,4 +1,4 @@
-"""Whether a peer computed the step that it says it computes, and how far that is from ours."""
+"""Whether a peer computes the step that it declares, and how far that is from ours."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ LARGE = 0.1
 
 
 def check_arrays() -> Arrays:
-    """Return arrays on which formulas part: gradients from 0 and 1e-6, where eps decides, up to 1.
+    """Return arrays on which formulas differ: gradients from 0 and 1e-6, where eps decides, up to 1.
 
     Parameters are small, so that rounding them hides nothing. One tensor is large enough for peers that treat small
     ones in another way.

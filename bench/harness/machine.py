@@ -50,7 +50,7 @@ def cpu_name() -> str:
 
 
 def caches() -> dict[str, int]:
-    """Return the size of each cache that one core sees, in bytes; empty where the system does not tell."""
+    """Return the size of each cache that one core sees, in bytes; empty if the system does not report them."""
     found = {}
     for folder in sorted(CPU.glob("index*")):
         kind = (folder / "type").read_text().strip()

@@ -22,7 +22,7 @@ class Settings:
 
     rounds: int = 15
     placements: int = 3
-    """How often all are made anew, with an even part of the rounds each: memory lies better for one, or worse."""
+    """How often all arrays are allocated again, each time for an equal part of the rounds: placement affects times."""
 
     block_seconds: float = 0.02
     patience: float = 120.0
@@ -87,7 +87,7 @@ def started(settings: Settings, log: IO[str]) -> Iterator[Processes]:
 
 
 class Comparison:
-    """Measures workload after workload, and remembers which peers are out, and why."""
+    """Measures the workloads, and records which peers are out, and why."""
 
     def __init__(self, processes: Processes, chosen: list[Peer], on_progress: Callable[[str], object]) -> None:
         self.processes = processes

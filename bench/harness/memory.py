@@ -10,7 +10,7 @@ PROCESS = Path("/proc/self")
 
 
 def bytes_in(field: str) -> int:
-    """Return a size from the process's status: VmRSS, what it has now, or VmHWM, the most it ever had."""
+    """Return a size from the process's status: VmRSS, its current size, or VmHWM, its peak."""
     for line in (PROCESS / "status").read_text().splitlines():
         if line.startswith(field + ":"):
             return int(line.split()[1]) << 10

@@ -97,7 +97,7 @@ def difference(value: float | None) -> str:
 
 
 def absent_rows(results: files.Results) -> list[list[str]]:
-    """Return who was not measured, where, why, and the command that brings it."""
+    """Return which peers were not measured, where, why, and the command that installs each."""
     where: dict[tuple[str, str], list[str]] = {}
     for entry in results["results"]:
         for row in entry["rows"]:
@@ -154,7 +154,7 @@ def print_workload(entry: dict[str, Any], console: Any) -> None:
 
 
 def print_end(results: files.Results, console: Any) -> None:
-    """Print what each computes, and who was not measured."""
+    """Print what each computes, and which were not measured."""
     from rich.table import Table
 
     for title, head, rows in (

@@ -1,4 +1,4 @@
-"""Everything that a step of ours is compared with. To add a peer, write a module with PEERS and name it here."""
+"""What our step is compared with. To add a peer, write a module with PEERS and name it here."""
 
 from peers import (
     bitsandbytes_8bit,

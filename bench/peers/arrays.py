@@ -1,4 +1,4 @@
-"""What a peer is given to step: parameters and gradients, and copies that lie in no special place in memory."""
+"""The input of a peer: parameters and gradients, and copies at random places in memory."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ import numpy as np
 
 CACHE_LINE, PAGE = 64, 4096
 LARGE = 1 << 16
-"""Bytes from which it matters where in a page an array lies."""
+"""Bytes from which the offset of an array in a page matters."""
 
 
 @dataclass
@@ -19,8 +19,8 @@ class Arrays:
     def copies_of_params(self) -> list[np.ndarray]:
         """Return parameters for one contender, large ones of which lie anywhere in a page of memory.
 
-        Where a heap has its gaps depends on what was made before: left to it, whoever comes first can get copies that
-        lie in every run just behind the gradients that all share, and pays for it in the caches.
+        The gaps of a heap depend on earlier allocations: without this, the copies of the first peer could lie, in every
+        run, just behind the gradients that all share, which is slower in the caches.
         """
         rng = np.random.default_rng()
         return [copy_anywhere(param, rng) if param.nbytes >= LARGE else param.copy() for param in self.params]

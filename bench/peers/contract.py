@@ -1,4 +1,4 @@
-"""What a peer has to say about itself, and what its contenders can do."""
+"""What a peer declares, and the interface of its contenders."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ class Contender(Protocol):
     """Parameters with their optimizer, ready to step."""
 
     def run(self, steps: int) -> None:
-        """Take so many steps, and return when the last one is done."""
+        """Take this many steps, and return when the last one is done."""
 
     def params(self) -> list[np.ndarray]:
         """Return the parameters as they are now."""
@@ -36,14 +36,14 @@ class Peer:
     framework: str
     make: Callable[[Arrays, Options], Contender]
     """Makes a contender from arrays and the hyperparameters `lr`, `alpha`, `eps` and what the rule adds. Raises
-    NoSuchRuleError for a rule that the peer does not have. Imports what it needs, so that a missing package is one
-    peer's trouble."""
+    NoSuchRuleError for a rule that the peer lacks. Imports what it needs, so that a missing package affects only one
+    peer."""
 
     packages: tuple[str, ...] = ()
     """The distributions whose versions matter."""
 
     install: str = ""
-    """The command that brings them."""
+    """The command that installs them."""
 
     formula: str = "rmsprop"
     """Which formula its steps follow: rmsprop, adagrad, adam or sgd; empty for loops that are no step."""

@@ -1,8 +1,8 @@
-"""What no step can beat: two bare loops in C++, over arrays of the same shapes, on the same threads.
+"""The lower bound of a step: two bare loops in C++, over arrays of the same shapes, on the same threads.
 
-One moves the memory that a step has to move and computes next to nothing; the other computes one square root and one
-quotient per element. A step needs at least as long as the slower of them. Their steps are repeated inside of C++, so
-that not even the call from Python is counted.
+One moves the memory that a step has to move and computes almost nothing; the other computes one square root and one
+division per element. A step takes at least as long as the slower of them. Their steps are repeated inside C++, so that
+the call from Python is not counted.
 """
 
 import ctypes

@@ -1,4 +1,4 @@
-"""The loop that someone writes who knows Numba: fused by hand, parallel, one call per tensor."""
+"""A loop in Numba: fused by hand, parallel, one call per tensor."""
 
 import functools
 

@@ -22,7 +22,7 @@ def numpy_api(arrays: Arrays, options: Options) -> Contender:
 
 def adapter_rmsprop(arrays: Arrays, options: Options) -> Contender:
     def optimizer(params):
-        from rmsprop.torch import RMSprop  # once it is known that there is a torch
+        from rmsprop.torch import RMSprop  # after torch was found
 
         return RMSprop(params, **options)
 

@@ -1,4 +1,4 @@
-"""What it costs if state lies at nearly the same place of a page as its parameter, as memory from malloc does.
+"""The cost of state at nearly the same offset in a page as its parameter, as malloc often places it.
 
     python bench/studies/placement.py [--rounds N] [ELEMENTS...]
 

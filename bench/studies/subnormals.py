@@ -1,9 +1,10 @@
-"""What subnormal numbers cost: a step on arrays full of them beside the same step on ordinary numbers, in turns.
+"""The cost of subnormal numbers: a step on arrays full of them beside the same step on ordinary numbers, in turns.
 
     python bench/studies/subnormals.py [--rounds N]
 
-Arrays fit in the second-level cache and one thread steps them, so arithmetic is what is timed; larger arrays wait for
-memory and hide some of it. A step keeps subnormals, as the reference does, and some CPUs take longer for them.
+Arrays fit in the second-level cache and one thread steps them, so that arithmetic is timed; with larger arrays, the
+time of memory accesses hides some of it. A step keeps subnormals, as the reference does; some CPUs take longer for
+them.
 """
 
 import argparse

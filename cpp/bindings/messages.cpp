@@ -6,7 +6,7 @@
 namespace rmsprop::bindings {
 namespace {
 
-// The value of an attribute as a text, or nothing: what a hostile object raises must not hide what is wrong with it.
+// An attribute as text, or nothing: what a hostile object raises must not hide the problem with it.
 std::string attribute_text(PyObject* object, const char* name) {
   try {
     const py::object value = py::getattr(py::handle(object), name, py::none());
@@ -16,7 +16,7 @@ std::string attribute_text(PyObject* object, const char* name) {
   }
 }
 
-// Everything a user may have wanted to know: "Tensor, dtype torch.int64, layout torch.strided, device cpu".
+// Everything that identifies the array: "Tensor, dtype torch.int64, layout torch.strided, device cpu".
 std::string description(PyObject* object) {
   std::string text = type_name(object);
   for (const char* name : {"dtype", "layout", "device"}) {

@@ -1,7 +1,7 @@
-// What is wrong, and how it is said: the argument, what was found, what was wanted.
+// Messages of errors: the argument, what was found, what was wanted.
 //
-// A step first finds out that something is wrong, without a look at any name, since names and descriptions are asked of
-// Python objects, whose code may change what is looked at. Only then, when everything is held, it is put into words.
+// Names and descriptions come from Python objects, whose code may change what is being checked. So a check returns a
+// `Problem` without any name; the message is made afterwards, when all objects are held.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -22,12 +22,12 @@ struct Label {
   std::string text() const;
 };
 
-// What is wrong with one array. Plain data: no Python code has run to make it.
+// The problem with one array. Plain data, made without running Python code.
 struct Problem {
   enum class Error : std::uint8_t {
     type,     // TypeError
     value,    // ValueError
-    unusable  // TypeError, but RuntimeError where PyTorch raises that
+    unusable  // TypeError, but for PyTorch RuntimeError, as there
   };
   Error error;
   // {found} stands for a description of the array, {dtype} for its dtype, {param} for the name of its parameter.
@@ -38,7 +38,7 @@ struct Problem {
 [[noreturn]] void raise_type_error(const Label& label, const std::string& what);
 [[noreturn]] void raise_value_error(const Label& label, const std::string& what);
 
-// Raises it for `array`, which has this label, and whose parameter has that of `param`.
+// Raises a problem of `array`, which has this label, and whose parameter has the label `param`.
 [[noreturn]] void raise(const Problem& problem, const Label& label, const Label& param, PyObject* array,
                         bool like_torch);
 

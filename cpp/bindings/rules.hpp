@@ -1,4 +1,4 @@
-// The table of rules, as Python sees it.
+// The table of rules for Python.
 #pragma once
 
 #include <pybind11/pybind11.h>

@@ -1,4 +1,4 @@
-// Threads and instruction sets, as Python sees them.
+// Threads and instruction sets for Python.
 #pragma once
 
 #include <pybind11/pybind11.h>

@@ -1,4 +1,4 @@
-// How many CPUs this process may use.
+// The number of CPUs that this process may use.
 
 #include <algorithm>
 #include <cmath>
@@ -19,7 +19,7 @@ namespace {
 
 #if defined(__linux__)
 
-// CPUs per period as a cgroup file pair or line states them; infinity where there is no limit.
+// CPUs per period from a pair of cgroup files or a line of one; infinity without a limit.
 double ratio(const std::string& quota, double period) {
   std::istringstream text(quota);
   double microseconds = 0.0;
@@ -79,7 +79,7 @@ double cgroup_cpus() { return INFINITY; }
 
 #if defined(__linux__)
 
-// std::thread::hardware_concurrency() does not promise to honour the affinity mask, and glibc's does not.
+// std::thread::hardware_concurrency() need not respect the affinity mask, and glibc's does not.
 int affinity_cpus() {
   for (int cpus = 1024; cpus <= 1 << 20; cpus *= 2) {  // the kernel refuses a set that is smaller than its own
     const std::unique_ptr<cpu_set_t, void (*)(cpu_set_t*)> set(CPU_ALLOC(cpus), [](cpu_set_t* s) { CPU_FREE(s); });

@@ -1,8 +1,9 @@
-// How the kernels are chosen.
+// Selection of the kernels at run time.
 //
 // CMake compiles kernels.cpp once per instruction set and defines RMSPROP_X86_64_LEVELS where the x86-64 levels are
-// among them. This file is compiled for the baseline, so it runs on every CPU; it asks the CPU what it has and the
-// operating system whether it saves the wide registers, and takes the first supported entry of one ordered list.
+// among them. This file is compiled for the baseline, so it runs on every CPU; it asks the CPU for its
+// instruction sets and the operating system whether it saves the wide registers, and takes the first supported entry of
+// one ordered list.
 
 #include "instruction_set.hpp"
 
@@ -100,8 +101,8 @@ const Implementation& best() {
   return implementations[std::size(implementations) - 1];
 }
 
-// Null until it is asked for, which may be before other objects are initialised. Several threads may find the best one
-// at the same time: it is the same.
+// Null until it is needed, which may be before other objects are initialised. Several threads may find the best one at
+// the same time: the result is the same.
 std::atomic<const Implementation*> chosen_implementation{nullptr};
 
 const Implementation& chosen() {

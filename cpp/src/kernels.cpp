@@ -1,10 +1,10 @@
 // The loops over the rules. This file is compiled once per instruction set (cmake/InstructionSets.cmake), each time
-// with another RMSPROP_KERNELS, and each copy exports its entry points under that name and nothing else.
+// with another RMSPROP_KERNELS, and each copy exports only its entry points, under that name.
 //
-// A rule sees only dense tiles of T. Where a tensor is dense and its gradient is used as it is, the whole range is one
-// tile in the caller's own memory. Otherwise tiles pass through the first-level cache: gathered if they are strided,
-// decoded if they are packed, prepared if the gradient must be scaled, clipped or decayed, and sent back the same way.
-// These stages stand in front of the same formula, so they add up instead of multiplying out.
+// A rule is applied to dense tiles of T. If a tensor is dense and its gradient is used as it is, the whole range is one
+// tile in the caller's memory. Otherwise tiles pass through the first-level cache: gathered if they are strided,
+// decoded if they are packed, prepared if the gradient must be scaled, clipped or decayed, and written back the same
+// way. These stages come before the same formula, so there is no kernel for each combination.
 
 #include "kernels.hpp"
 
@@ -29,7 +29,7 @@ struct RunOf {
   using type = T* __restrict;
 };
 
-// The caller has proven that no written operand overlaps another one, which is what lets this loop vectorise.
+// The caller has proven that no written operand overlaps another one, so this loop can be vectorised.
 template <class Rule, class T, int... used>
 void apply_to(std::int64_t n, const Coefficients& coefficients, typename RunOf<used, T>::type... runs) {
   const Scalars<T> c(coefficients);
@@ -41,7 +41,7 @@ void apply_to(std::int64_t n, const Coefficients& coefficients, typename RunOf<u
   }
 }
 
-// The operands that have a bit in a mask.
+// The operands whose bits are set in a mask.
 template <unsigned mask>
 constexpr auto operands_in = [] {
   std::array<int, std::popcount(mask)> operands = {};
@@ -104,7 +104,7 @@ void step_tiles(const Tensor& tensor, std::int64_t begin, std::int64_t end, Form
   }
 }
 
-// Whether every operand is its own tile.
+// Whether every operand is used as a tile itself, without a buffer.
 bool is_plain(const Tensor& tensor) {
   bool plain = tensor.layout == nullptr;
   for (const Packing packing : tensor.packing) plain = plain && packing == Packing::none;

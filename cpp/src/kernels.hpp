@@ -1,4 +1,4 @@
-// What each compiled copy of kernels.cpp offers to the engine.
+// The interface of each compiled copy of kernels.cpp to the engine.
 #pragma once
 
 #include <array>

@@ -28,7 +28,7 @@ void drop_dimensions_of_one(Layout& layout) {
   layout.ndim = kept;
 }
 
-// Insertion sort: there are few dimensions, they are mostly in order, and equal strides must keep theirs.
+// Insertion sort: there are few dimensions, usually already in order, and equal strides must keep their order.
 void sort_by_parameter_stride(Layout& layout) {
   const auto& strides = layout.strides[param];
   for (int i = 1; i < layout.ndim; ++i) {
@@ -36,7 +36,7 @@ void sort_by_parameter_stride(Layout& layout) {
   }
 }
 
-// Dimensions a and a + 1 are one if a step in a is as long as a whole run of a + 1, in every operand.
+// Dimensions a and a + 1 can be merged if the stride of a is the extent of a + 1, in every operand.
 void merge_dimensions(Layout& layout, const Tensor& tensor) {
   if (layout.ndim == 0) return;
   int last = 0;
@@ -72,7 +72,7 @@ bool is_dense(const Layout& layout, const Tensor& tensor, int operand) {
 
 bool finish(Layout& layout, const Tensor& tensor) {
   merge_dimensions(layout, tensor);
-  if (layout.ndim == 0) {  // a single element; the walk over a layout wants at least one dimension
+  if (layout.ndim == 0) {  // a single element; traversal needs at least one dimension
     layout.ndim = 1;
     layout.shape[0] = 1;
     for (int operand = 0; operand < operand_count; ++operand) {

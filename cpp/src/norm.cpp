@@ -1,5 +1,5 @@
-// What a step may want to know of all gradients: the sum of their squares, cut into blocks that do not depend on the
-// number of threads, and the first tensor that is not finite.
+// Reductions over all gradients: the sum of their squares, in blocks that do not depend on the number of threads, and
+// the first tensor that is not finite.
 
 #include <algorithm>
 #include <array>
@@ -18,8 +18,8 @@
 namespace rmsprop {
 namespace {
 
-// Blocks are summed in rounds of so many, so that the memory for their sums, on the stack of the calling thread, does
-// not grow with the tensors.
+// Blocks per round: the memory for their sums is on the stack of the calling thread, and does not grow with the
+// tensors.
 constexpr std::int64_t round_size = 512;
 
 // A place in the sequence of all blocks of all tensors.
@@ -27,7 +27,7 @@ class BlockPosition {
  public:
   explicit BlockPosition(std::span<const Tensor> tensors) : tensors_(tensors) {}
 
-  // Goes on by `count` blocks, or to the end, and returns by how many.
+  // Advances by `count` blocks, or to the end, and returns by how many.
   std::int64_t advance(std::int64_t count) {
     std::int64_t done = 0;
     while (tensor_ < tensors_.size()) {
@@ -75,8 +75,8 @@ void sum_share(const Round& round, int share) noexcept {
 }  // namespace
 
 double sum_of_squares(std::span<const Tensor> tensors, int num_threads) noexcept {
-  // As many shares as a step of these tensors has, also where there are fewer blocks: OpenMP runtimes end the threads
-  // that a smaller team has no use for, and the step would have to start them again.
+  // As many shares as a step of these tensors has, even if there are fewer blocks: OpenMP runtimes end the threads that
+  // a smaller team does not need, and the step would have to start them again.
   const int shares = shares_for(total_cost_of(tensors), num_threads);
   std::array<double, round_size> sums;
   double total = 0.0;
@@ -106,7 +106,7 @@ bool is_finite(const Tensor& tensor) noexcept {
 std::size_t find_nonfinite(std::span<const Tensor> tensors, int num_threads) noexcept {
   const Kernels& kernels = chosen_kernels();
   std::atomic<std::size_t> first{tensors.size()};
-  // Looked at in parts, so that a thread soon stops where another one has found an earlier tensor.
+  // In parts, so that a thread stops soon after another one has found an earlier tensor.
   constexpr std::int64_t part = 16 * norm_block;
   for_each_piece_in_parallel(
       tensors, num_threads, [&](const Tensor& tensor, std::int64_t begin, std::int64_t end) noexcept {

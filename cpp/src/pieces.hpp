@@ -1,4 +1,4 @@
-// Cuts tensors that are laid end to end into one even share per thread.
+// Divides a sequence of tensors into one equal share per thread.
 #pragma once
 
 #include <algorithm>
@@ -14,16 +14,16 @@ namespace rmsprop {
 
 inline constexpr std::int64_t cache_line = 64;
 
-// What a share costs is counted in bytes of its parameters. Each tensor costs this much more than its bytes.
+// The cost of a share is counted in bytes of its parameters. Each tensor costs this much more than its bytes.
 inline constexpr std::int64_t cost_of_a_tensor = 128;
 
-// A share must be worth waking a thread for: about 4 microseconds of work.
+// The least share that is worth waking a thread for: about 4 microseconds of work.
 inline constexpr std::int64_t least_cost_of_a_share = 40'000;
 
 inline std::int64_t cost(const Tensor& tensor) { return tensor.size * item_size(tensor.dtype) + cost_of_a_tensor; }
 
 // The first element at or after `element` that starts a cache line of the parameter, so that no two threads write into
-// the same line. The elements of a strided parameter share lines wherever it is cut.
+// the same line. The elements of a strided parameter share cache lines at any cut.
 inline std::int64_t at_cache_line(const Tensor& tensor, std::int64_t element) {
   const bool dense = tensor.layout == nullptr || tensor.layout->dense[param];
   if (!dense) return element;
@@ -33,16 +33,15 @@ inline std::int64_t at_cache_line(const Tensor& tensor, std::int64_t element) {
   return misfit == 0 ? element : element + (cache_line - misfit) / item;
 }
 
-// The element at which a tensor is cut, `cost` from its beginning. Two neighbouring shares get the same answer.
+// The element at which a tensor is cut, `cost` from its beginning. It is the same for both neighbouring shares.
 inline std::int64_t cut(const Tensor& tensor, std::int64_t cost) {
   if (cost <= 0) return 0;
   const std::int64_t element = cost / item_size(tensor.dtype);
   return element < tensor.size ? std::min(at_cache_line(tensor, element), tensor.size) : tensor.size;
 }
 
-// Calls visit(tensor, begin, end) for the elements of each tensor that share k has: what lies between k and k + 1 parts
-// of the total cost. This depends on the sizes alone, so that in every step a thread gets the memory it had in the step
-// before.
+// Calls visit(tensor, begin, end) for the elements of each tensor in share k: those between k and k + 1 parts of the
+// total cost. This depends only on the sizes, so that a thread gets the same memory in every step.
 template <class Visit>
 void for_each_piece(std::span<const Tensor> tensors, std::int64_t total_cost, int share, int shares, Visit visit) {
   const std::int64_t from = total_cost * share / shares;
@@ -60,8 +59,7 @@ void for_each_piece(std::span<const Tensor> tensors, std::int64_t total_cost, in
   }
 }
 
-// On how many threads, `num_threads` at most (0: as many as the process has set), tensors of this total cost are
-// worked.
+// The number of threads for tensors of this total cost, `num_threads` at most (0: as many as the process has set).
 inline int shares_for(std::int64_t total_cost, int num_threads) {
   const int threads = std::min(num_threads > 0 ? num_threads : get_num_threads(), max_num_threads);
   const std::int64_t worth = std::max<std::int64_t>(1, total_cost / least_cost_of_a_share);
@@ -74,7 +72,7 @@ inline std::int64_t total_cost_of(std::span<const Tensor> tensors) {
   return total_cost;
 }
 
-// The same for all shares, on threads. Nothing that is called may throw.
+// The same for all shares, on threads. The callbacks must not throw.
 template <class Visit>
 void for_each_piece_in_parallel(std::span<const Tensor> tensors, int num_threads, const Visit& visit) noexcept {
   struct Work {

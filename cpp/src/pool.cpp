@@ -21,7 +21,7 @@
 namespace rmsprop {
 namespace {
 
-// The size that the environment asks for the stacks of OpenMP's threads, in bytes; 0 if it does not.
+// The stack size of OpenMP's threads that the environment sets, in bytes; 0 if it does not.
 std::size_t wanted_stack_size() noexcept {
   std::size_t largest = 0;
   for (const char* name : {"OMP_STACKSIZE", "GOMP_STACKSIZE", "KMP_STACKSIZE"}) {
@@ -31,16 +31,16 @@ std::size_t wanted_stack_size() noexcept {
     std::size_t size = std::strtoull(text, &unit, 10);
     while (*unit == ' ') ++unit;
     const char* const units = "bkmg";
-    const char* found = *unit == '\0' ? units + 1 : std::strchr(units, *unit | 0x20);  // kilobytes unless it says so
+    const char* found = *unit == '\0' ? units + 1 : std::strchr(units, *unit | 0x20);  // kilobytes by default
     for (const char* u = units; found != nullptr && u < found; ++u) size *= 1024;
     largest = std::max(largest, size);
   }
   return largest;
 }
 
-const std::size_t stack_size = wanted_stack_size();  // when the process starts, as the runtime reads it
+const std::size_t stack_size = wanted_stack_size();  // at the start of the process, as the runtime reads it
 
-// The threads of this process, and something more; 0 where that is not known.
+// The threads of this process, plus a constant; 0 if that is unknown.
 std::size_t threads_of_process() noexcept {
 #if defined(__linux__)
   struct stat status = {};
@@ -52,7 +52,7 @@ std::size_t threads_of_process() noexcept {
 
 }  // namespace
 
-// As many are started and ended here, where a refusal does no harm, with the memory that the runtime takes for them.
+// Starts and ends as many threads here, where a refusal does no harm, with the memory that the runtime takes for them.
 bool can_start_threads(int count) noexcept {
   const std::size_t before = threads_of_process();
   std::mutex all_are_started;
@@ -62,7 +62,7 @@ bool can_start_threads(int count) noexcept {
     constexpr std::size_t bookkeeping = 64 << 10;
     constexpr std::size_t bookkeeping_of_a_thread = 4 << 10;
     std::vector<std::unique_ptr<std::byte[]>> memory;
-    const std::lock_guard lock(all_are_started);  // they wait here, so that they exist at the same time
+    const std::lock_guard lock(all_are_started);  // they wait, so that all exist at the same time
     const auto size = static_cast<std::size_t>(count);
     memory.reserve(size + 1);
     memory.emplace_back(new std::byte[bookkeeping + size * bookkeeping_of_a_thread]);
@@ -75,7 +75,7 @@ bool can_start_threads(int count) noexcept {
     granted = false;
   }
   for (std::thread& thread : threads) thread.join();
-  // The system counts a thread for a moment after its end: it could refuse the next one for that.
+  // The system still counts a thread for a moment after its end, and could refuse the next one.
   for (int i = 0; i < 100 && threads_of_process() > before; ++i) {
     std::this_thread::sleep_for(std::chrono::microseconds(100));
   }
@@ -84,7 +84,7 @@ bool can_start_threads(int count) noexcept {
 
 #if defined(RMSPROP_HAS_PTHREADS)
 
-// Not thread_local, which ends the process if there is no memory for it, and cannot be used after its end.
+// Not thread_local, which ends the process if there is no memory for it, and cannot be used after its destruction.
 struct Pool::Keys {
   pthread_key_t own = 0, of_caller = 0;
   bool are_there = pthread_key_create(&own, release) == 0 && pthread_key_create(&of_caller, end_worker) == 0;
@@ -120,7 +120,7 @@ void Pool::release(void* pool) noexcept {
   if (--static_cast<Pool*>(pool)->references_ == 0) delete static_cast<Pool*>(pool);
 }
 
-#else  // threads that end are not noticed
+#else  // ended threads are not detected
 
 Pool* Pool::of_calling_thread() noexcept {
   thread_local Pool pool;
@@ -133,7 +133,7 @@ void Pool::count_calling_thread() noexcept {}
 #endif
 
 Pool::Team Pool::team_for(int wanted) noexcept {
-  // The runtime ends the threads that a smaller region has no use for, be it one of the engine or of the host.
+  // The runtime ends the threads that a smaller region does not need, whether it is the engine's or the host's.
   int there = std::min(team_, workers_ + 1);
   if (wanted != there && !can_start_threads(std::max(0, wanted - there))) {
     there = std::min(there, workers_ + 1);

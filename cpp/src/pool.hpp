@@ -1,30 +1,30 @@
-// What is known of the threads that the OpenMP runtime keeps for the calling thread.
+// A count of the threads that the OpenMP runtime keeps for the calling thread.
 //
-// The runtime ends the process if the system refuses it a thread. So the engine never lets it start one that was not
-// granted a moment before: it keeps count of those that are there.
+// The runtime ends the process if the system refuses a thread. So the engine lets the runtime start a thread only just
+// after the system has granted one to the engine, and counts those that exist.
 #pragma once
 
 #include <atomic>
 
 namespace rmsprop {
 
-// Whether the system grants so many threads more.
+// Whether the system grants this many more threads.
 bool can_start_threads(int count) noexcept;
 
 class Pool {
  public:
   struct Team {
-    int there;    // threads that are there already, with the calling one
-    int granted;  // that a region may ask for
+    int there;    // existing threads, including the calling one
+    int granted;  // threads that a region may use
   };
 
-  // Null if there is none, for want of memory.
+  // Null if memory is exhausted.
   static Pool* of_calling_thread() noexcept;
 
   // The team, of `wanted` threads at most, for the parallel region that the calling thread begins now.
   Team team_for(int wanted) noexcept;
 
-  // To be called by every thread of a region but the first.
+  // Must be called by every thread of a region but the first.
   void count_calling_thread() noexcept;
 
  private:
@@ -34,8 +34,8 @@ class Pool {
   static void end_worker(void* pool) noexcept;
 
   int team_ = 1;                    // threads of the last region
-  std::atomic<int> workers_{0};     // that are alive, of all that were in one
-  std::atomic<int> references_{1};  // from the thread it is of, and from the workers
+  std::atomic<int> workers_{0};     // living threads that were in a region
+  std::atomic<int> references_{1};  // from the owning thread, and from the workers
 };
 
 }  // namespace rmsprop

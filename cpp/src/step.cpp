@@ -1,4 +1,4 @@
-// The engine: runs the kernels over all tensors, in one even share per thread.
+// The engine: runs the kernels over all tensors, in one equal share per thread.
 
 #include "rmsprop/step.hpp"
 

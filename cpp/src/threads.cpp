@@ -21,20 +21,20 @@
 namespace rmsprop {
 namespace {
 
-// What was set, or 0.
+// The number that was set, or 0.
 std::atomic<int> chosen_num_threads{0};
 
-// Asked anew each time: whoever limits the threads of OpenMP later, as threadpoolctl and PyTorch do, limits these too.
+// Read each time, so that later limits on OpenMP's threads, such as those of threadpoolctl and PyTorch, apply.
 int openmp_num_threads() noexcept {
 #if defined(_OPENMP)
-  return omp_get_max_threads();  // OMP_NUM_THREADS, or a CPU each, or what the calling thread has set since
+  return omp_get_max_threads();  // OMP_NUM_THREADS, or one per CPU, or what the calling thread has set since
 #else
   return 1;
 #endif
 }
 
-// The CPUs there are, or 0 until it is asked. Not a function's static: a child that is forked while another thread
-// initialises one would wait for that thread.
+// The number of available CPUs, or 0 until it is needed. Not a static of a function: a child that is forked while
+// another thread initialises one would wait for that thread.
 std::atomic<int> cpus{0};
 
 int default_num_threads() noexcept {
@@ -46,8 +46,8 @@ int default_num_threads() noexcept {
   return std::clamp(openmp_num_threads(), 1, cpus.load(std::memory_order_relaxed));
 }
 
-// After a fork the child has only the thread that called it. The OpenMP runtime does not know, and would wait for its
-// other threads for ever.
+// After a fork the child has only the calling thread. The OpenMP runtime does not account for that, and would wait for
+// its other threads forever.
 std::atomic<bool> is_forked_child{false};
 
 #if defined(__unix__) || defined(__APPLE__)
@@ -56,9 +56,9 @@ std::atomic<bool> is_forked_child{false};
 
 #if defined(_OPENMP)
 
-// A function of its own, and never a part of its caller: Clang calls the runtime at the beginning of the function that
-// has the region, and LLVM's runtime calculates when it is called for the first time. By then the caller has the
-// default environment, or a host would find its exception flags raised, or trap.
+// A separate function, never inlined: Clang calls the runtime at the beginning of the function that
+// has the region, and LLVM's runtime calculates when it is called for the first time. By then the caller has
+// set the default environment; otherwise exception flags of the host would be raised, or trap.
 #if defined(__GNUC__) || defined(__clang__)
 [[gnu::noinline]]
 #endif
@@ -68,12 +68,12 @@ void run_in_parallel(int team, Pool* pool, int shares, void (*body)(const void* 
   {
     const FloatingPointScope scope;
     if (pool != nullptr && omp_get_thread_num() > 0) pool->count_calling_thread();
-    // The runtime may give fewer threads than asked for: each takes every so many-th share.
+    // The runtime may grant fewer threads, say n: each takes every n-th share.
     for (int share = omp_get_thread_num(); share < shares; share += omp_get_num_threads()) body(context, share);
   }
 }
 
-// Whether a parallel region would have one thread, as usually in one of the host.
+// Whether a parallel region would have one thread, as is usual within a region of the host.
 bool regions_are_serial() noexcept {
 #if _OPENMP >= 200805
   return omp_in_parallel() && omp_get_active_level() >= omp_get_max_active_levels();
@@ -93,7 +93,7 @@ bool start_shares(int shares, void (*body)(const void* context, int share), cons
   Pool* const pool = Pool::of_calling_thread();
   if (pool == nullptr) return false;
   const auto [there, granted] = pool->team_for(shares);
-  // A few at a time: for each that it starts the runtime takes a hundred bytes of the stack of this thread.
+  // A few at a time: for each thread that it starts, the runtime takes a hundred bytes of this thread's stack.
   constexpr int few = 32;
   for (int team = there + few; team < granted; team += few) run_in_parallel(team, pool, 0, body, context);
   if (granted > 1) run_in_parallel(granted, pool, shares, body, context);

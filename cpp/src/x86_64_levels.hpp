@@ -5,7 +5,7 @@
 
 namespace rmsprop {
 
-// The words of cpuid that the levels ask about, and XCR0: the registers that the operating system saves on a context
+// The words of cpuid that the levels depend on, and XCR0: the registers that the operating system saves on a context
 // switch. XCR0 can only be read where the CPU reports OSXSAVE; elsewhere it is 0.
 struct CpuReport {
   unsigned leaf1_ecx = 0, leaf7_ebx = 0, leaf80000001_ecx = 0, xcr0 = 0;
@@ -20,7 +20,7 @@ constexpr bool has(unsigned word, std::initializer_list<int> bits) {
 
 constexpr bool has_osxsave(const CpuReport& cpu) { return has(cpu.leaf1_ecx, {27}); }
 
-// Everything the psABI asks of each level, since the compiler may use all of it.
+// Everything that the psABI requires of each level, since the compiler may use all of it.
 constexpr bool supports_x86_64_v3(const CpuReport& cpu) {
   constexpr int fma = 12, movbe = 22, avx = 28, f16c = 29;
   constexpr int sse3 = 0, ssse3 = 9, cx16 = 13, sse4_1 = 19, sse4_2 = 20, popcnt = 23;

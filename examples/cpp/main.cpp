@@ -1,5 +1,5 @@
-// Trains a small network to tell the inside of a ring from what is around it, once with Adagrad and once with RMSprop,
-// from the same weights, and prints how the loss falls.
+// Trains a small network to separate the inside of a ring from its outside, once with Adagrad and once with RMSprop,
+// from the same weights, and prints the loss.
 
 #include <array>
 #include <cmath>
@@ -35,7 +35,7 @@ std::vector<Point> make_points(std::size_t count) {
   return points;
 }
 
-// One parameter of the network with all that belongs to it.
+// One parameter of the network with its gradient and state.
 struct Parameter {
   explicit Parameter(std::size_t size) : value(size), grad(size), square_avg(size) {}
   std::vector<float> value, grad, square_avg;
@@ -95,13 +95,13 @@ class Network {
 constexpr std::int64_t steps = 1000;
 constexpr std::int64_t steps_between_rows = 100;
 
-// The loss before every so many-th step, and after the last.
+// The loss every `steps_between_rows` steps, and after the last.
 template <class Hyperparameters>
 std::vector<double> train(const Hyperparameters& hyperparameters, const std::vector<Point>& points) {
   rmsprop::check(hyperparameters);
   Network network(24);
   rmsprop::Update update = rmsprop::make_update(hyperparameters, 1);
-  const auto tensors = network.tensors(&update);  // they keep pointing to it, so it is assigned anew for each step
+  const auto tensors = network.tensors(&update);  // they point to it, so it is assigned again for each step
   std::vector<double> losses;
   for (std::int64_t t = 1; t <= steps; ++t) {
     const double loss = network.loss_and_gradients(points);

@@ -1,4 +1,4 @@
-"""Train two small networks with torch.optim.RMSprop and with rmsprop.torch.RMSprop, and draw both beside each other.
+"""Train two small networks with torch.optim.RMSprop and with rmsprop.torch.RMSprop, and draw both for comparison.
 
     pip install '.[demo,torch]' && python examples/pytorch/train.py
 
@@ -67,7 +67,7 @@ class Task:
 class DigitReader(nn.Module):
     """Images of shape (batch, 1, 8, 8) to logits of shape (batch, 10).
 
-    Without kinks (ReLU) and batch statistics, which would blow a rounding error up until two curves part.
+    Without kinks (ReLU) and batch statistics, which would amplify a rounding error until the curves differ.
     """
 
     def __init__(self) -> None:
@@ -172,7 +172,7 @@ class Result:
 
     @property
     def largest_difference(self) -> float:
-        """How far the two loss curves are apart where they are farthest apart."""
+        """The largest difference between the two loss curves."""
         return float(np.abs(np.subtract(self.runs[THEIRS].losses, self.runs[OURS].losses)).max())
 
     @property
@@ -286,7 +286,7 @@ def draw_times(axes: Axes, results: list[Result]) -> None:
 
 
 def dress(axes: Axes, title: str, subtitle: str) -> None:
-    """Give a panel its words and a quiet frame."""
+    """Give a panel its titles and a light frame."""
     axes.set_title(title, loc="left", fontsize=13, fontweight="bold", pad=24)
     axes.text(0, 1.035, subtitle, transform=axes.transAxes, fontsize=11, color="#555555")
     axes.set_axisbelow(True)
@@ -372,7 +372,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> None:
     """Train, print the table, and write the picture."""
     options = parser().parse_args(arguments)
-    # Networks this small gain nothing from more threads, and lose much where other programs run.
+    # Networks this small gain nothing from more threads, and lose much on a busy machine.
     torch.set_num_threads(1)
     rmsprop.set_num_threads(1)
     tasks = [digits_task(options.epochs, options.seed), text_task(options.steps, options.seed)]

@@ -1,4 +1,4 @@
-// Arrays of other libraries, through DLPack: where they lie, what shape and type they have, without a copy.
+// Arrays of other libraries, through DLPack: their memory, shape and type, without a copy.
 //
 // The structures are those of DLPack 1.3 (https://dmlc.github.io/dlpack/latest/c_api.html), whose binary layout is
 // fixed for all versions 1.x.
@@ -48,24 +48,24 @@ struct ForeignArray {
 };
 
 // True for a subclass of PyTorch's tensors with a `__torch_dispatch__` of its own, such as DTensor. It runs Python code
-// whenever its sizes are asked, and may have no memory: to a step it is no array.
+// whenever its sizes are read, and may have no memory, so a step does not accept it as an array.
 bool has_own_dispatch(PyTypeObject* type);
 
-// True for a type whose arrays can be looked at in a few instructions: PyTorch's tensors, from PyTorch 2.10 on, which
+// True for a type whose arrays can be read in a few instructions: PyTorch's tensors, from PyTorch 2.10 on, which
 // have DLPack's C exchange API, unless they have a dispatch of their own. Neither this nor look_at() runs Python code.
 bool has_exchange_api(PyTypeObject* type);
 
-// Looks at an array of such a type, or at a capsule that `exported` returned. Good for as long as the array, and its
-// memory, are left as they are. False, with no Python error set, if it has no memory that DLPack could describe, or if
-// what a capsule says cannot be true of any array.
+// Describes an array of such a type, or of a capsule that `exported` returned. The description is valid while the array
+// and its memory are not changed. False, with no Python error set, if it has no memory that DLPack could describe, or
+// if the description in a capsule is impossible.
 bool look_at(PyObject* array, ForeignArray& result);
 
 // True for what `exported` returns.
 bool is_capsule(PyObject* object);
 
-// Asks any other array for a DLPack capsule, which runs its Python code: `array.__dlpack__()`, and takes over what that
-// offers: a capsule of our own, which keeps the memory alive. Null if the object is not such an array, or refuses, or
-// returns anything else. Memory that the library would have to copy is refused.
+// Calls `array.__dlpack__()` of any other array, which runs its Python code, takes the array of the capsule that it
+// returns, and returns a capsule of our own, which keeps the memory alive. Null if the object is not such an array, or
+// refuses, or returns anything else. Memory that the library would have to copy is refused.
 py::object exported(PyObject* array);
 
 }  // namespace rmsprop::bindings

@@ -24,7 +24,7 @@ void add_dimension(Area& area, std::int64_t length, std::int64_t stride) {
   }
 }
 
-// Both on lattices of one spacing, and their runs in different parts of it: as the columns of one matrix are.
+// Both have the same spacing, and their runs are in different parts of it, like the columns of one matrix.
 bool are_apart_by_spacing(const Area& a, const Area& b) {
   const std::uintptr_t spacing = std::gcd(a.spacing, b.spacing);
   if (spacing == 0) return false;
@@ -42,12 +42,12 @@ py::array as_numpy(const Tensor& tensor, Operand operand) {
     shape.assign(layout->shape.begin(), layout->shape.begin() + layout->ndim);
     strides.assign(own.begin(), own.begin() + layout->ndim);
   }
-  // A capsule as the owner keeps NumPy from copying.
+  // With a capsule as the owner NumPy does not copy.
   const py::dtype bytes("V" + std::to_string(item));
   return py::array(bytes, shape, strides, tensor.data[operand], py::capsule(tensor.data[operand], [](void*) {}));
 }
 
-// The general question is a bounded integer programme; NumPy solves it, and gives up on what no real array poses.
+// The general problem is a bounded integer program; NumPy solves it, and gives up only on cases that no real array has.
 bool share_memory(const py::array& a, const py::array& b) {
   const auto numpy = py::module_::import("numpy");
   constexpr std::int64_t max_work = 1'000'000;
@@ -59,7 +59,7 @@ bool share_memory(const py::array& a, const py::array& b) {
   }
 }
 
-// Exact, for areas of which one begins before the other ends.
+// Exact, for areas whose address ranges intersect.
 bool overlap(std::span<const Tensor> tensors, const Area& a, const Area& b, bool& asked) {
   if (are_apart_by_spacing(a, b)) return false;
   if (a.spacing == 0 && b.spacing == 0) return true;
@@ -67,8 +67,8 @@ bool overlap(std::span<const Tensor> tensors, const Area& a, const Area& b, bool
   return share_memory(as_numpy(tensors[a.id.tensor], a.id.operand), as_numpy(tensors[b.id.tensor], b.id.operand));
 }
 
-// Whether areas that all have the same spacing are apart by it, each from each: then their places within the spacing,
-// in order, do not meet, and neither do the last and the first one around its end.
+// Whether areas that all have the same spacing are pairwise disjoint by it: their places within the spacing, in order,
+// do not intersect, nor do the last and the first one around its end.
 bool are_all_apart_by_spacing(std::span<const Area> areas) {
   const std::uintptr_t spacing = areas.front().spacing;
   if (spacing == 0) return false;
@@ -143,7 +143,7 @@ std::optional<Overlap> Disjointness::find_written(std::span<const Tensor> tensor
   std::uintptr_t reach = 0;
   for (const Area& area : written_) reach_.push_back(reach = std::max(reach, area.end));
 
-  // Areas that follow each other without a gap between them and those before are a cluster; most clusters are one area.
+  // Areas whose address ranges intersect form a cluster; most clusters are a single area.
   for (std::size_t begin = 0, end = 0; begin < written_.size(); begin = end) {
     for (end = begin + 1; end < written_.size() && written_[end].begin < reach_[end - 1];) ++end;
     const std::span<const Area> cluster(written_.data() + begin, end - begin);
@@ -161,7 +161,7 @@ std::optional<Overlap> Disjointness::find_gradients(std::span<const Tensor> tens
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     if (tensors[i].data[grad] == nullptr || tensors[i].size == 0) continue;
     const Area read = area_of(tensors[i], {i, grad});
-    // Those that begin before it ends, from the last to where all others end before it begins.
+    // Those that begin before it ends, from the last one down to where all others end before it begins.
     auto place = std::partition_point(written_.begin(), written_.end(),
                                       [&](const Area& area) { return area.begin < read.end; }) -
                  written_.begin();

@@ -31,22 +31,22 @@ struct Area {
   ArrayId id = {};
 };
 
-// Of an array that a tensor describes.
+// The area of an operand of a tensor.
 Area area_of(const Tensor& tensor, ArrayId id);
 
-// Keeps what it has proven: a step with the arrays of the step before costs nothing, and one with new gradients looks
-// each of them up among the arrays that are written. To prove it anew costs n log n, also where arrays are interleaved
-// like the columns of a matrix. Only for pairs that no such rule decides is NumPy's solver asked.
+// Keeps the proof: a step with the arrays of the previous step costs nothing, and one with new gradients looks each of
+// them up among the arrays that are written. A new proof costs n log n, also for arrays that are interleaved like the
+// columns of a matrix. NumPy's solver is called only for pairs that no such rule decides.
 class Disjointness {
  public:
-  // Nothing is proven any more of the gradients, or of any array.
+  // Discard what is proven of the gradients, or of all arrays.
   void forget_gradients() { gradients_are_proven_ = false; }
   void forget() { written_is_proven_ = gradients_are_proven_ = false; }
 
   bool is_proven() const { return written_is_proven_ && gradients_are_proven_; }
 
   // Returns an overlap if there is one; else the arrays of these tensors are proven to be disjoint.
-  // `asked` becomes true if NumPy was asked, so that Python code may have run.
+  // `asked` becomes true if NumPy was called, so that Python code may have run.
   std::optional<Overlap> find(std::span<const Tensor> tensors, bool& asked);
 
  private:

@@ -1,5 +1,5 @@
 /// @file
-/// Tensors from arrays that lie side by side, such as a `std::vector` each: what most C++ programs have.
+/// Tensors from contiguous arrays, such as `std::vector`s, as most C++ programs have them.
 #pragma once
 
 #include <span>
@@ -9,11 +9,11 @@
 
 namespace rmsprop {
 
-/// The arrays of one parameter. An array that the rule has no use for may stay empty (see state_of()).
+/// The arrays of one parameter. An array that the rule does not use may be empty (see state_of()).
 template <class T>
 struct DenseArrays {
   std::span<T> param;                 ///< The weights, updated in place.
-  std::span<const T> grad;            ///< Their gradient, only read.
+  std::span<const T> grad;            ///< Their gradient, never written.
   std::span<T> square_avg;            ///< RMSprop's average or Adagrad's sum of squared gradients; at first usually 0.
   std::span<T> grad_avg = {};         ///< The average gradient of centered RMSprop; at first 0.
   std::span<T> momentum_buffer = {};  ///< At first 0.
@@ -21,13 +21,13 @@ struct DenseArrays {
 
 /// A tensor of these arrays, with its arguments checked.
 ///
-/// The tensor owns nothing: the memory of the arrays and `*update` have to outlive every step() it is given to, at the
-/// same place. It can be made once and used in every step, with new values in the arrays and in `*update`, as long as
+/// The tensor owns nothing: the memory of the arrays and `*update` have to outlive every step() it is passed to, at the
+/// same address. It can be made once and used in every step, with new values in the arrays and in `*update`, as long as
 /// the rule of `*update` stays the same.
 ///
-/// @throws std::invalid_argument if `update` is null, if an array that its rule needs has not as many elements as
-///   `param`, or any other is neither empty nor of that size, or if two of the arrays overlap. Whether arrays of two
-///   tensors overlap is for the caller to know.
+/// @throws std::invalid_argument if `update` is null, if an array that its rule needs does not have as many elements
+///   as `param`, or any other is neither empty nor of that size, or if two of the arrays overlap. Overlap between the
+///   arrays of different tensors is not checked.
 Tensor dense_tensor(const DenseArrays<float>& arrays, const Update* update);
 /// @copydoc dense_tensor(const DenseArrays<float>&, const Update*)
 Tensor dense_tensor(const DenseArrays<double>& arrays, const Update* update);

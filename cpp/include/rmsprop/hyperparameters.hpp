@@ -1,8 +1,8 @@
 /// @file
-/// What a user chooses: the hyperparameters of each rule, under PyTorch's names.
+/// The hyperparameters of each rule, under PyTorch's names.
 ///
-/// All of them are doubles or bools. Whatever a kernel needs is derived from them once, in double precision, and then
-/// rounded once to the compute type of each tensor (see update.hpp). In the formulas w is the parameter, g its
+/// All of them are doubles or bools. The scalars of the kernels are derived from them once, in double precision, and
+/// then rounded once to the compute type of each tensor (see update.hpp). In the formulas w is the parameter, g its
 /// gradient, v, m and b are the state `square_avg`, `grad_avg` and `momentum_buffer`, and t counts steps from 1.
 #pragma once
 
@@ -10,8 +10,7 @@
 
 namespace rmsprop {
 
-/// What is done to a gradient, or to the parameter, before the rule sees it, in this order. Every default means
-/// "nothing".
+/// What is applied to a gradient, or to the parameter, before the rule, in this order. Every default has no effect.
 struct Preparation {
   double grad_scale = 1.0;  ///< g = grad_scale * g. Any finite number.
   double clip_scale = 1.0;  ///< g = clip_scale * g, from the norm of all gradients: see clip_scale().
@@ -24,7 +23,7 @@ struct Preparation {
 /// RMSprop: v = alpha * v + (1 - alpha) * g^2,  w = w - lr * g / sqrt(v + eps),  and its relatives.
 struct RMSprop {
   double lr = 1e-3;              ///< The learning rate, in units of the parameter. At least 0.
-  double alpha = 0.9;            ///< How much of the old average is kept, from 0 to 1.
+  double alpha = 0.9;            ///< The weight of the old average, from 0 to 1.
   double eps = 1e-8;             ///< In units of the squared gradient, or, outside of the root, of the gradient. >= 0.
   bool eps_in_sqrt = true;       ///< Divide by sqrt(v + eps); if false by sqrt(v) + eps, as PyTorch does.
   bool centered = false;         ///< Divide by an estimate of the variance, v - m^2. Needs `grad_avg`.
@@ -32,7 +31,7 @@ struct RMSprop {
   bool nesterov = false;         ///< Look ahead along the momentum. Needs a momentum above 0.
   bool lr_in_momentum = false;   ///< b sums lr * g / d, as in TensorFlow, and not g / d, as in PyTorch.
   bool bias_correction = false;  ///< Averages are divided by 1 - alpha^t.
-  Preparation prepare = {};      ///< What comes before.
+  Preparation prepare = {};      ///< What is applied before.
 };
 
 /// Adagrad: v = v + g^2,  w = w - lr / (1 + (t - 1) * lr_decay) * g / sqrt(v + eps).
@@ -41,7 +40,7 @@ struct Adagrad {
   double lr_decay = 0.0;     ///< At least 0.
   double eps = 1e-8;         ///< As for RMSprop.
   bool eps_in_sqrt = true;   ///< As for RMSprop.
-  Preparation prepare = {};  ///< What comes before.
+  Preparation prepare = {};  ///< What is applied before.
 };
 
 /// @throws std::invalid_argument that names the first value no step could use, and what was wanted.

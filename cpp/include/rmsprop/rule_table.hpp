@@ -1,8 +1,8 @@
 /// @file
-/// The one table of rules: what each is called, its hyperparameters with their defaults and ranges, and its state.
+/// The table of rules: the name of each, its hyperparameters with their defaults and ranges, and its state.
 ///
-/// A program that reads its settings from elsewhere, such as the Python bindings, needs to know nothing else of a rule:
-/// it fills in a number for each hyperparameter of a row, in the row's order, and gets the update of a step.
+/// A program that gets its settings from elsewhere, such as the Python bindings, needs nothing else of a rule: it
+/// passes a number for each hyperparameter of a row, in the row's order, and gets the update of a step.
 #pragma once
 
 #include <cstddef>
@@ -25,7 +25,7 @@ struct HyperparameterInfo {
   const char* name;      ///< PyTorch's name, where PyTorch has it.
   Kind kind;             ///< What its values are.
   double default_value;  ///< That of the textbook form.
-  double most;           ///< The largest value that is allowed.
+  double most;           ///< The largest valid value.
 };
 
 /// A kind of state that a rule may need.
@@ -41,11 +41,11 @@ struct RuleInfo {
   const char* name;                                     ///< "rmsprop" or "adagrad".
   std::span<const HyperparameterInfo> hyperparameters;  ///< All of them, also those that no update depends on.
   std::span<const StateInfo> state;                     ///< All state it may need.
-  /// @throws std::invalid_argument that names the value at fault, and what was wanted.
+  /// @throws std::invalid_argument that names the invalid value, and what was wanted.
   void (*check)(Values values);
-  /// What make_update() gives at step `t` for these values, and gradients that are multiplied with `grad_scale`.
+  /// The result of make_update() at step `t` for these values, and gradients that are multiplied by `grad_scale`.
   Update (*make_update)(Values values, double grad_scale, std::int64_t t);
-  /// What depends_on_step() gives.
+  /// The result of depends_on_step().
   bool (*depends_on_step)(Values values);
 };
 

@@ -1,5 +1,5 @@
 /// @file
-/// What the process runs on: threads and instruction sets. Every function here may be called from any thread.
+/// Threads and instruction sets of the process. Every function here may be called from any thread.
 #pragma once
 
 #include <string>
@@ -8,26 +8,26 @@
 
 namespace rmsprop {
 
-/// How many threads a step uses when it is not told.
+/// The number of threads of a step without an explicit number.
 ///
-/// What set_num_threads() was given. Until then what OpenMP would use in the calling thread (OMP_NUM_THREADS, or what
-/// omp_set_num_threads() said since), but never more than the CPUs this process may use (affinity mask, cgroup quota,
-/// as they were when this was first asked). In a child made by fork() every step runs on its own thread, whatever is
-/// set: the threads of an OpenMP pool do not survive a fork.
+/// The number given to set_num_threads(). Without one, what OpenMP would use in the calling thread (OMP_NUM_THREADS, or
+/// what omp_set_num_threads() has set), but never more than the CPUs this process may use (affinity mask, cgroup quota,
+/// as they were at the first call). In a child made by fork() every step runs on the calling thread, whatever is set:
+/// the threads of an OpenMP pool do not survive a fork.
 int get_num_threads() noexcept;
 
-/// The most threads that can be asked for.
+/// The largest number of threads that can be set.
 inline constexpr int max_num_threads = 1024;
 
-/// Sets how many threads a step uses when it is not told, for the whole process and from the next step on.
+/// Sets the number of threads of a step without an explicit number, for the whole process and from the next step on.
 /// @throws std::invalid_argument unless 1 <= n <= max_num_threads.
 void set_num_threads(int n);
 
 /// The CPUs this process may use: the least of the affinity mask and the cgroup quota, at least 1. Reads system files.
 int available_cpus() noexcept;
 
-/// The OpenMP specification date the engine was built with, such as 201511, or 0 if it was built without, when every
-/// step runs on the thread that calls it.
+/// The date of the OpenMP specification that the engine was built with, such as 201511, or 0 if it was built without
+/// OpenMP, so that every step runs on the calling thread.
 int openmp_version() noexcept;
 
 /// An instruction set that this build has kernels for.
@@ -40,8 +40,8 @@ struct InstructionSet {
 /// The instruction sets this build has kernels for, best first.
 std::vector<InstructionSet> instruction_sets();
 
-/// Steps of the whole process use this set from now on; at first it is the best one. Every set gives the same bits: the
-/// choice is one of speed.
+/// Steps of the whole process use this set from now on; at first it is the best one. Every set gives the same bits;
+/// only the speed differs.
 /// @throws std::invalid_argument if it is unknown or not supported here.
 void use_instruction_set(std::string_view name);
 

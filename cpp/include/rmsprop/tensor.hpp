@@ -20,15 +20,15 @@ inline constexpr int dtype_count = 2;
 /// The size of an element, in bytes.
 inline constexpr std::int64_t item_size(DType dtype) { return dtype == DType::float32 ? 4 : 8; }
 
-/// How elements are stored: as the type that is computed in, or, for float32, rounded to the nearest of 16 bits.
+/// The storage format of elements: the compute type, or, for float32, rounded to the nearest of 16 bits.
 enum class Packing : std::uint8_t {
-  none,      ///< As the type that is computed in.
+  none,      ///< The compute type.
   bfloat16,  ///< The upper half of a float32.
   float16    ///< IEEE-754 half precision.
 };
 /// How many there are.
 inline constexpr int packing_count = 3;
-/// The size of an element that is stored so and computed in `dtype`, in bytes.
+/// The size of an element of this format that is computed in `dtype`, in bytes.
 inline constexpr std::int64_t item_size(Packing packing, DType dtype) {
   switch (packing) {
     case Packing::none:
@@ -46,11 +46,11 @@ enum Operand : std::uint8_t {
   grad,            ///< Their gradient.
   square_avg,      ///< The average, or Adagrad's sum, of squared gradients.
   grad_avg,        ///< The average gradient of centered RMSprop.
-  momentum_buffer  ///< What momentum keeps.
+  momentum_buffer  ///< The buffer of momentum.
 };
 /// How many operands there are.
 inline constexpr int operand_count = 5;
-/// What they are called, in the order of Operand.
+/// Their names, in the order of Operand.
 inline constexpr std::array<const char*, operand_count> operand_names = {"param", "grad", "square_avg", "grad_avg",
                                                                          "momentum_buffer"};
 
@@ -60,7 +60,8 @@ inline constexpr Operand sum = square_avg;
 /// The state a rule needs, as a bit per Operand: `state_of(rule) >> momentum_buffer & 1`.
 unsigned state_of(Rule rule);
 
-/// Where the elements of arrays with a common shape lie. Fill in `ndim`, `shape` and `strides`, then normalize() it.
+/// The placement of the elements of arrays with a common shape. Fill in `ndim`, `shape` and `strides`, then normalize()
+/// it.
 struct Layout {
   /// NumPy's 64, and one that splits a complex number into its two parts.
   static constexpr int max_dims = 65;
@@ -71,29 +72,31 @@ struct Layout {
   std::array<bool, operand_count> dense = {};
 };
 
-/// The arrays and the update of one parameter. Owns nothing: what it points to outlives every step it is given to.
-/// dense_tensor() makes one of arrays that lie side by side.
+/// The arrays and the update of one parameter. Owns nothing: what it points to must outlive every step it is passed to.
+/// dense_tensor() makes one of contiguous arrays.
 struct Tensor {
-  std::array<std::byte*, operand_count> data = {};  ///< Null where the rule has no use for an operand.
+  std::array<std::byte*, operand_count> data = {};  ///< Null if the rule does not use the operand.
   const Update* update = nullptr;                   ///< Not null in a step.
   const Layout* layout = nullptr;  ///< Null: every operand is one aligned, dense run of `size` elements.
   std::int64_t size = 0;           ///< Elements.
-  DType dtype = DType::float32;    ///< What is computed in.
-  /// How the elements of each operand are stored; float64 is never packed.
+  DType dtype = DType::float32;    ///< The compute type.
+  /// The storage format of each operand; that of float64 is always `none`.
   std::array<Packing, operand_count> packing = {};
 
-  /// How the elements of an operand are stored.
+  /// The storage format of an operand.
   constexpr Packing packing_of(int operand) const { return packing[operand]; }
   /// The size of an element of an operand, in bytes.
   constexpr std::int64_t item_size_of(int operand) const { return item_size(packing[operand], dtype); }
 };
 
 /// Puts the dimensions of `layout` (ndim, shape and strides are given) into the order in which the parameter lies in
-/// memory, merges those that can be walked as one, and finds which operands are dense. `tensor` gives the element type
-/// and the data pointers; operands it does not have are left out. True if all are dense, so that no layout is needed.
+/// memory, merges those that can be traversed as one, and finds which operands are dense. `tensor` gives the element
+/// type and the data pointers; operands it does not have are left out. True if all are dense, so that no layout is
+/// needed.
 bool normalize(Layout& layout, const Tensor& tensor);
 
-/// The same, but the order of the dimensions stays: elements are visited by their index, wherever they lie in memory.
+/// The same, but the order of the dimensions stays: elements are visited by their index, whatever their placement in
+/// memory.
 bool normalize_in_order(Layout& layout, const Tensor& tensor);
 
 }  // namespace rmsprop

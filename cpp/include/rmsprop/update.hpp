@@ -1,5 +1,5 @@
 /// @file
-/// One rule with its numbers filled in: what the engine applies to a tensor at its t-th step.
+/// One rule with its coefficients: what the engine applies to a tensor at its t-th step.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,7 @@
 
 namespace rmsprop {
 
-/// Every formula the kernels know. A feature that only changes a number is not listed: it is a coefficient.
+/// Every formula of the kernels. A feature that only changes a number is not listed: it is a coefficient.
 enum class Rule : std::uint8_t {
   adagrad,                    ///< Adagrad.
   rmsprop,                    ///< RMSprop without momentum, not centered.
@@ -24,7 +24,7 @@ inline constexpr int rule_count = 7;
 
 /// The scalars of the formulas, in double; a kernel rounds each once to its compute type.
 ///
-/// A feature that is switched off has its neutral value here, and that is exact: for every x, the bits of 1 * x, of
+/// A disabled feature has its neutral value here, which is exact: for every x, the bits of 1 * x, of
 /// sqrt(x + 0) and of sqrt(x) + 0 are those of x and sqrt(x). So both placements of eps, both of lr, and bias
 /// correction share one formula with the plain case. Weight decay is not neutral at 0 (0 * inf is NaN): it is a stage.
 struct Coefficients {
@@ -50,7 +50,7 @@ struct Update {
   Rule rule = Rule::rmsprop;       ///< The formula.
   bool prepares_grad = false;      ///< The gradient is scaled, clipped or negated, or gets the L2 term.
   bool adds_l2 = false;            ///< It gets the L2 term.
-  bool decays_param = false;       ///< The parameter is decayed before the rule sees it.
+  bool decays_param = false;       ///< The parameter is decayed before the rule is applied.
   Coefficients coefficients = {};  ///< The numbers.
 };
 
@@ -59,10 +59,10 @@ Update make_update(const RMSprop& hyperparameters, std::int64_t t);
 /// @copydoc make_update(const RMSprop&, std::int64_t)
 Update make_update(const Adagrad& hyperparameters, std::int64_t t);
 
-/// Scales every gradient by `clip_scale` too, which is known only once the norm of all gradients is.
+/// Also scales every gradient by `clip_scale`, which depends on the norm of all gradients.
 void set_clip_scale(Update& update, double clip_scale);
 
-/// True if make_update() gives something else for another `t`.
+/// True if the result of make_update() depends on `t`.
 bool depends_on_step(const RMSprop& hyperparameters);
 /// @copydoc depends_on_step(const RMSprop&)
 bool depends_on_step(const Adagrad& hyperparameters);

@@ -1,7 +1,7 @@
 // The update formulas, each written once, for one element.
 //
-// This is the place to read what a step computes and to add a rule. Every line is one IEEE-754 operation at a time in
-// the type T; the compiler is told not to contract, re-associate or approximate (cmake/InstructionSets.cmake), so the
+// Every line is one IEEE-754 operation at a time in
+// the type T; compiler flags forbid contraction, reassociation and approximation (cmake/InstructionSets.cmake), so the
 // order written here is the order that runs, and the bits are those of the NumPy reference.
 //
 // Everything here has internal linkage: this header is compiled once per instruction set, and the linker must never

@@ -1,5 +1,5 @@
-// What is done to a gradient, or to the parameter, before the rule sees it: each stage once, for one element. Internal
-// linkage for the reason given in rules.hpp.
+// The stages before a rule, on the gradient or the parameter: each once, for one element. Internal linkage for the
+// reason given in rules.hpp.
 #pragma once
 
 #include "rules/scalars.hpp"

@@ -1,4 +1,4 @@
-// The one table of rules. A new rule gets a row here, and nothing else has to know its name.
+// The table of rules. A new rule gets a row here; no other code depends on its name.
 
 #include "rmsprop/rule_table.hpp"
 
@@ -20,7 +20,7 @@ namespace {
 using Kind = HyperparameterInfo::Kind;
 constexpr double infinity = std::numeric_limits<double>::infinity();
 
-// A hyperparameter, and where the struct of its rule has it: null for those that no update depends on.
+// A hyperparameter, and its place in the struct of its rule: null for those that no update depends on.
 template <class Rule>
 struct Field {
   HyperparameterInfo info;
@@ -53,7 +53,7 @@ constexpr Field<Rule> field(const char* name, double most = std::numeric_limits<
           [](Rule& rule, double number) { member<path...>(rule) = static_cast<Type>(number); }};
 }
 
-// What all rules have besides their own.
+// The hyperparameters that all rules have, after a rule's own.
 template <class Rule, std::size_t own>
 constexpr auto with_common(const std::array<Field<Rule>, own>& fields) {
   const std::array common = {

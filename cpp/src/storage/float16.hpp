@@ -12,8 +12,8 @@ struct Float16 {
   using Computed = float;
   using Stored = std::uint16_t;
 
-  // Its exponent has 5 bits, with a bias of 15 where float32 has 127: moved into place it is too small by 112, also
-  // that of a subnormal number, which the multiplication makes a normal one.
+  // The exponent has 5 bits and a bias of 15, where that of float32 is 127: shifted into place it is too small by 112.
+  // The multiplication corrects this, also for subnormal numbers, which become normal.
   static float decode(Stored stored) {
     const std::uint32_t magnitude = stored & 0x7FFF;
     const float scaled = bits_as<float>(magnitude << 13) * 0x1p112F;

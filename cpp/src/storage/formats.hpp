@@ -1,9 +1,9 @@
 // The table of storage formats. Internal linkage for the reason given in rules/rules.hpp.
 //
 // A codec has the type it is Computed in, the type it is Stored as, and both directions for one element. Decoding is
-// exact. Encoding rounds to the nearest, a tie to the even one, keeps subnormals, and gives an infinity what is too
-// large; a NaN stays a NaN. Integer operations and exact multiplications only, so that loops vectorise and every CPU
-// gives the same bits, whether or not it has instructions for these types.
+// exact. Encoding rounds to nearest, ties to even, keeps subnormals, and makes an infinity of what is too large; a NaN
+// stays a NaN. It uses only integer operations and exact multiplications, so that loops vectorise and every CPU gives
+// the same bits, whether or not it has instructions for these types.
 #pragma once
 
 #include <array>
@@ -18,7 +18,7 @@
 namespace rmsprop {
 namespace {
 
-// From dense, aligned memory into a tile of the type that is computed in, and back. Null where that is its type anyway.
+// From dense, aligned memory into a tile of the compute type, and back. Null if they have the same type.
 template <class T>
 struct Format {
   void (*decode)(T* tile, const std::byte* stored, std::int64_t n);
@@ -37,7 +37,7 @@ void encode(std::byte* __restrict bytes, const T* __restrict tile, std::int64_t 
   for (std::int64_t i = 0; i < n; ++i) stored[i] = Codec::encode(tile[i]);
 }
 
-// No tensor has a codec that computes in another type than it does.
+// A tensor only has codecs that compute in its own compute type.
 template <class Codec, class T>
 constexpr Format<T> format_of() {
   if constexpr (std::is_same_v<typename Codec::Computed, T>) return {decode<Codec, T>, encode<Codec, T>};

@@ -1,5 +1,4 @@
-// Elements that do not lie side by side, into a dense run and back. Internal linkage for the reason given in
-// rules/rules.hpp.
+// Copies of strided elements into a dense run and back. Internal linkage for the reason given in rules/rules.hpp.
 #pragma once
 
 #include <cstddef>
@@ -32,7 +31,7 @@ class Position {
     }
   }
 
-  // How many bytes an operand's element lies behind the one with index zero.
+  // The offset of an operand's element from the one with index zero, in bytes.
   std::int64_t offset(int operand) const {
     std::int64_t offset = 0;
     for (int d = 0; d < layout_->ndim; ++d) offset += index_[d] * layout_->strides[operand][d];
@@ -60,7 +59,7 @@ class Position {
       visit(first + begin * strides[last], strides[last], end - begin);
       n -= end - begin;
       if (end < shape[last]) return first + end * strides[last];
-      // On to the next row: an index at its end goes back to zero and carries into the one before it.
+      // The next row: an index at its end returns to zero and carries into the one before it.
       for (int d = last - 1; d >= 0; --d) {
         first += strides[d];
         if (++index[d] < shape[d]) break;
@@ -82,8 +81,8 @@ struct Runs {
   void (*scatter)(const std::byte* run, std::byte* first, const Position& position, int operand, std::int64_t n);
 };
 
-// Calls copy(i) for each i in [0, count), four times in a row: strided loops of one load and one store are not unrolled
-// by compilers, and their counters cost as much as the rest.
+// Calls copy(i) for each i in [0, count), unrolled by four: compilers do not unroll strided loops of one load and one
+// store, whose counters cost as much as the rest.
 template <class Copy>
 inline void for_each_index(std::int64_t count, Copy copy) {
   std::int64_t i = 0;

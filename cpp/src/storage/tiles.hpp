@@ -16,16 +16,16 @@ namespace {
 template <class T>
 using Tile = std::array<T*, operand_count>;
 
-// Tiles are a multiple of so many elements long: whole cache lines.
+// The length of a tile is a multiple of this many elements: whole cache lines.
 constexpr std::int64_t tile_granularity = 16;
 
-// An operand that is dense and stored as T is its own tile. Any other has a buffer here: gathered if it is strided, and
-// decoded. All buffers share `bytes` of the stack, so that a tile is as long as the number of those that are needed
-// allows.
+// An operand that is dense and stored as T is used as a tile itself. Any other has a buffer here, into which it is
+// gathered and decoded. All buffers share `bytes` of the stack, so the length of a tile depends on the number of
+// buffers.
 template <class T, std::size_t bytes>
 class Tiles {
  public:
-  // Tiles of the operands with a bit in `operands` from element `begin` on, and one more buffer if asked for.
+  // Tiles of the operands with a bit in `operands` from element `begin` on, and optionally one more buffer.
   Tiles(const Tensor& tensor, unsigned operands, std::int64_t begin, bool spare)
       : tensor_(tensor), position_(tensor.layout, begin) {
     int buffers = spare ? 1 : 0;
@@ -55,7 +55,7 @@ class Tiles {
   std::int64_t size() const { return size_; }
   T* spare() { return memory_; }
 
-  // The next `n` elements, until the next call. What is written to them has to be written back.
+  // The next `n` elements, valid until the next call. Changes have to be written back.
   Tile<T>& read(std::int64_t n) {
     for (int i = 0; i < own_count_; ++i) tile_[own_[i].operand] = own_[i].data;
     for (int i = 0; i < moved_count_; ++i) {
@@ -89,7 +89,7 @@ class Tiles {
     }
   }
 
-  // On to the elements after the next `n`.
+  // Advances to the elements after the next `n`.
   void advance(std::int64_t n) {
     for (int i = 0; i < own_count_; ++i) own_[i].data += n;
     for (int i = 0; i < moved_count_; ++i) {
@@ -115,7 +115,7 @@ class Tiles {
     std::int64_t item;
     const Format<T>* format;
     const Runs* runs;  // null if it is dense
-    std::byte* next;   // where `data` goes if it is not
+    std::byte* next;   // the next value of `data` if it is strided
   };
 
   T* buffer(const Moved& moved) { return memory_ + moved.buffer * size_; }
@@ -128,7 +128,7 @@ class Tiles {
   Moved moved_[operand_count];
   int moved_count_ = 0;
   std::int64_t size_;
-  std::byte* gathered_;  // where packed elements that were strided are put together
+  std::byte* gathered_;  // a buffer for packed elements that were strided
   alignas(64) T memory_[bytes / sizeof(T)];
 };
 
