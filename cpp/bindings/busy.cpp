@@ -11,7 +11,7 @@
 namespace rmsprop::bindings {
 namespace {
 
-// Of this process: 1, and one more in each child.
+// The generation of this process: 1, and one more in each child.
 std::atomic<std::uint32_t> generation = 1;
 
 // Each thread has a number of its own, which no later one gets, and keeps it where it goes on in a child.

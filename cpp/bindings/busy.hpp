@@ -1,5 +1,5 @@
-// Who is in the middle of a step, a load or a save of an optimizer. It belongs to the optimizer, so that all that works
-// on it shares one: steppers of single parameters, too.
+// The lock of an optimizer, held during a step, a load or a save. It belongs to the optimizer and is shared by all its
+// steppers, those of single parameters included.
 #pragma once
 
 #include <atomic>
@@ -17,7 +17,7 @@ class Busy {
  private:
   static constexpr std::uint64_t nobody = 0;
 
-  std::atomic<std::uint64_t> owner_ = nobody;       // the generation of the process that has it, and the thread
+  std::atomic<std::uint64_t> owner_ = nobody;       // the generation of the process that holds it, and the thread
   std::atomic<const char*> what_ = "another step";  // for messages
 };
 

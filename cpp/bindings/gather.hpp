@@ -1,4 +1,4 @@
-// The first phase of a step: what it was given, as objects. What they point to is looked at in the next (plan.hpp).
+// The first phase of a step: its arguments, as objects. Their memory is first accessed in the next phase (plan.hpp).
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -19,12 +19,12 @@ namespace rmsprop::bindings {
 // The objects of one parameter, by operand; null where there is none.
 using Objects = std::array<PyObject*, operand_count>;
 
-// The parameters of a step, in the order of the groups. The memory serves again in the next step.
+// The parameters of a step, in the order of the groups. The memory is reused in the next step.
 class Gathered {
  public:
   struct Param {
     std::size_t index;       // among all parameters, also those that the step leaves out
-    std::int64_t next_step;  // which step it is, from 1
+    std::int64_t next_step;  // the number of this step, from 1
   };
 
   Gathered() = default;
@@ -72,7 +72,7 @@ class Gathered {
 // negated or conjugated.
 class Source {
  public:
-  // State that the hyperparameters need and that is not there.
+  // Missing state that the hyperparameters need.
   struct Missing {
     std::size_t index;
     Operand operand;
@@ -87,14 +87,14 @@ class Source {
   // have. Runs no Python code. Stops at state that is missing, unless there are no gradients.
   virtual std::optional<Missing> collect(Gathered& gathered) = 0;
 
-  // Whether it has been given what was missing: it is made by its front end, between two calls.
+  // Whether missing state has been passed to it, which Python makes between two calls.
   virtual bool is_completed() const = 0;
 
-  // The step was taken: writes the step counts of what was gathered, and new state, back to where they belong. What may
-  // run Python code comes last. Other code may have run since collect() if the step was disturbed.
+  // After the step: writes back step counts and new state. What may run Python code comes last. Other code may have run
+  // since collect() if the step was disturbed.
   virtual void commit(const Gathered& gathered, bool was_disturbed) = 0;
 
-  // What an array is called in messages. Runs Python code.
+  // The name of an array in messages. Runs Python code.
   virtual Label label(std::size_t index, Operand operand) const = 0;
 };
 

@@ -33,7 +33,7 @@ bool is_bool(PyObject* object) {
   return py::isinstance(py::handle(object), py::module_::import("numpy").attr("bool_"));
 }
 
-// Never the value of a class that could give another number tomorrow, nor a schedule.
+// Not the value of a class whose number could change, nor a schedule.
 bool is_immutable(PyObject* value) {
   return PyFloat_CheckExact(value) || PyLong_CheckExact(value) || PyBool_Check(value) || PyUnicode_CheckExact(value) ||
          value == Py_None;
@@ -126,7 +126,7 @@ std::vector<double> values_in(const Rule& rule, Naming naming, PyObject* dict, c
   if (naming != Naming::torch) {
     for (PyObject* key : {Keys::get().params, Keys::get().name}) known += find(dict, key) ? 1 : 0;
     if (PyDict_Size(dict) == known) return values;
-    const auto keys = py::reinterpret_steal<py::list>(PyDict_Keys(dict));  // to compare them may run code, too
+    const auto keys = py::reinterpret_steal<py::list>(PyDict_Keys(dict));  // comparing them may run code, too
     for (const py::handle key : keys) {
       const bool is_known =
           key.equal(py::handle(Keys::get().params)) || key.equal(py::handle(Keys::get().name)) ||
@@ -254,7 +254,7 @@ void Group::read_again(const Rule& rule, Naming naming, const py::object& dict, 
 }
 
 bool Group::take_remembered(double grad_scale) {
-  // By bits: 0.0 and -0.0 are equal, and give gradients of other signs.
+  // By bits: 0.0 and -0.0 are equal, but give gradients of different signs.
   const bool same_scale = std::bit_cast<std::uint64_t>(grad_scale) == std::bit_cast<std::uint64_t>(grad_scale_);
   if (seen_.empty() || !same_scale || !PyDict_Check(dict_.ptr())) return false;
   const Locked lock(dict_.ptr());
@@ -290,7 +290,7 @@ Group::Seen Group::seen_in(PyObject* dict) {
 }
 
 void Group::let_go() {
-  // Taken out first: to drop the last reference may run Python code.
+  // Removed first: dropping the last reference may run Python code.
   const py::object dict = std::exchange(dict_, {});
   const py::object params = std::exchange(params_, {});
 }

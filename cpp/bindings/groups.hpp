@@ -17,9 +17,9 @@
 
 namespace rmsprop::bindings {
 
-// Who calls, and so how arguments are called in messages: an optimizer has `params` and `grads`, a function `param` and
-// `grad`, and an optimizer of PyTorch `params` with a `.grad` each. PyTorch's groups also hold what others keep there,
-// such as schedulers, and their learning rate may be a tensor.
+// The caller, which determines the names of arguments in messages: an optimizer has `params` and `grads`, a function
+// `param` and `grad`, and an optimizer of PyTorch `params` with a `.grad` each. PyTorch's groups also have entries of
+// other code, such as schedulers, and their learning rate may be a tensor.
 enum class Naming : std::uint8_t { optimizer, function, torch };
 
 // A row of the table of rules, with what is looked up in it at each step.
@@ -36,12 +36,12 @@ class Rule {
 
  private:
   const RuleInfo* info_;
-  std::vector<PyObject*> keys_;  // interned, and alive for as long as the process
+  std::vector<PyObject*> keys_;  // interned, and alive until the process ends
   std::array<PyObject*, operand_count> state_keys_ = {};
   std::size_t lr_, clip_norm_, initial_value_;
 };
 
-// What a rule calls the state that a tensor has in this place.
+// A rule's name for the state in this place of a tensor.
 const char* name_of_state(const Rule& rule, Operand operand);
 
 // One parameter group, from step to step.
@@ -66,20 +66,20 @@ class Group {
   // The same, but with the hyperparameters of the last call, if that was successful: no schedule is asked twice.
   void read_again(const Rule& rule, Naming naming, const py::object& dict, const Origin& origin, double grad_scale);
 
-  // Keeps hyperparameters, but neither the dict nor its parameters.
+  // Releases the dict and its parameters, but keeps hyperparameters.
   void let_go();
 
   const py::object& dict() const { return dict_; }
   const py::object& params() const { return params_; }  // a list
 
-  // Infinity where the group does not clip.
+  // Infinity if the group does not clip.
   double clip_norm() const { return clip_norm_; }
 
   // As bits by operand.
   unsigned state_needed() const { return state_needed_; }
 
-  // Parameters share an update as long as it does not depend on the step or they have taken equally many. Others get
-  // one in `others`, which must not grow beyond its capacity.
+  // Parameters share an update if it does not depend on the step or they have taken the same number of steps. Others
+  // get one in `others`, which must not grow beyond its capacity.
   void begin_step(const std::vector<Update>& others);
   const Update& update_for(std::int64_t t, std::vector<Update>& others) {
     return t_ != 0 && (t_ == t || !differs_between_steps_) ? update_ : make_update_for(t, others);
@@ -116,16 +116,16 @@ class Group {
   std::size_t place_of_params_ = 0;
 };
 
-// The state that the hyperparameters of a group need, as bits by operand. Its learning rate is not looked at.
+// The state that the hyperparameters of a group need, as bits by operand. The learning rate is not read.
 unsigned state_needed_by(const Rule& rule, Naming naming, const py::object& dict);
 
-// A number as Python's float() would have it, but no bool, complex or string. Raises TypeError or ValueError.
+// A number that Python's float() accepts, but no bool, complex or string. Raises TypeError or ValueError.
 double number_from(PyObject* object, const char* name);
 
 // None (0, meaning the default of the process) or a number of threads.
 int num_threads_from(PyObject* object);
 
-// What becomes of a step whose gradients are not all finite.
+// What a step does if a gradient is not finite.
 enum class Nonfinite : std::uint8_t { propagate, skip, raise };
 Nonfinite nonfinite_from(PyObject* object);
 const char* name_of(Nonfinite nonfinite);

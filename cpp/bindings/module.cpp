@@ -1,4 +1,4 @@
-// The extension module: a list of what it is made of.
+// The extension module: a list of its parts.
 
 #include <pybind11/pybind11.h>
 
@@ -11,7 +11,7 @@
 PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   m.attr("__version__") = RMSPROP_VERSION;
   rmsprop::bindings::import_numpy();
-  rmsprop::use_instruction_set_from_environment();  // what it throws becomes an ImportError
+  rmsprop::use_instruction_set_from_environment();  // exceptions become an ImportError
   rmsprop::bindings::register_runtime(m);
   rmsprop::bindings::register_rules(m);
   rmsprop::bindings::register_stepper(m);

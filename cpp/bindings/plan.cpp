@@ -13,7 +13,7 @@ namespace {
 
 constexpr std::array operands = {param, grad, square_avg, grad_avg, momentum_buffer};
 
-// The pointers are compared one by one: == of their arrays calls a function of the C library, which takes longer.
+// The pointers are compared one by one: == of their arrays calls a C library function, which is slower.
 bool is_same_written(const Tensor& a, const Tensor& b) {
   bool same = a.size == b.size && a.dtype == b.dtype && a.layout == b.layout;
   same = same && std::memcmp(a.packing.data(), b.packing.data(), sizeof a.packing) == 0;
@@ -36,8 +36,8 @@ bool is_same(const Layout& a, const Layout& b) {
 
 }  // namespace
 
-// Puts a tensor into the place of one of the step before. Hardly anything is written where nothing changed, so that
-// other threads' cache lines stay valid. Returns whether all that is written is the same memory.
+// Replaces a tensor of the previous step. Almost nothing is written if nothing changed, so that other threads' cache
+// lines stay valid. Returns whether all operands that the step writes are the same memory.
 bool Plan::put(std::size_t i, const Tensor& tensor) {
   Tensor& before = tensors_[i];
   const bool same_written = is_same_written(tensor, before);
@@ -80,7 +80,7 @@ std::optional<Refused> Plan::look_at_all(std::vector<Group>& groups, bool everyt
   return std::nullopt;
 }
 
-// Everything that can be wrong with an array is found here, and any layout understood.
+// The general path: finds every problem of an array, and accepts any layout.
 std::optional<Refused> Plan::describe_any(std::size_t i, Tensor& tensor) {
   const Objects& objects = gathered_.objects()[i];
   std::array<View, operand_count> views = {};
@@ -101,8 +101,8 @@ std::optional<Refused> Plan::describe_any(std::size_t i, Tensor& tensor) {
   return std::nullopt;
 }
 
-// None if the operands turn out to be dense after all, such as channels-last ones. Where it is that of the last step,
-// it stays the same object, by which the tensor is recognized.
+// None if the operands are dense after all, such as channels-last ones. If it equals that of the last step, it stays
+// the same object, by which the tensor is recognized.
 void Plan::keep_layout(std::size_t i, std::span<const View> views, Tensor& tensor) {
   Layout layout;
   for (const Operand operand : operands) {
@@ -117,7 +117,7 @@ void Plan::keep_layout(std::size_t i, std::span<const View> views, Tensor& tenso
   tensor.layout = layouts_[i].get();
 }
 
-// A norm must not depend on where elements lie: so layouts are in their order here.
+// A norm must not depend on the placement of elements: so these layouts keep the order of indices.
 std::optional<Refused> Plan::describe_gradients() {
   gradients_.assign(tensors_.size(), {});
   gradient_layouts_.resize(std::max(gradient_layouts_.size(), tensors_.size()));
@@ -168,7 +168,7 @@ std::optional<Outcome> Plan::ask_whether_lazy(bool& asked) {
   return std::nullopt;
 }
 
-// Nothing, if all is as it should be.
+// Nothing if all is valid.
 std::optional<Outcome> Plan::ask(bool everything, bool& asked) {
   if (auto outcome = ask_whether_lazy(asked)) return outcome;
   if (everything) disjointness_.forget();
@@ -178,7 +178,7 @@ std::optional<Outcome> Plan::ask(bool everything, bool& asked) {
   return std::nullopt;
 }
 
-// The last look, after Python code may have run: everything has to be the same memory.
+// The last check, after Python code may have run: all arrays must be the same memory.
 bool Plan::is_as_before() {
   for (std::size_t i = 0; i < tensors_.size(); ++i) {
     Tensor tensor;
@@ -191,7 +191,7 @@ bool Plan::is_as_before() {
 Outcome Plan::make(Source& source, std::vector<Group>& groups, Purpose purpose) {
   gathered_.clear();
   if (auto missing = source.collect(gathered_)) return *missing;
-  // Until all is found right, what an earlier step has proven must not count.
+  // Until all is valid, the proof of an earlier step must not be used.
   const auto refused = [&](auto outcome) -> Outcome {
     is_proven_ = false;
     gathered_.hold();  // before anything is asked for its name

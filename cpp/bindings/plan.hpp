@@ -1,4 +1,4 @@
-// The second phase of a step: every array is looked at once and checked, and described to the engine.
+// The second phase of a step: every array is checked once, and described to the engine.
 #pragma once
 
 #include <cstddef>
@@ -17,7 +17,7 @@
 
 namespace rmsprop::bindings {
 
-// What came of the look at everything. Nothing has been written, whatever it is.
+// The outcome of all checks. Nothing has been written in any case.
 struct Ready {};
 struct Refused {
   Problem problem;
@@ -26,24 +26,24 @@ struct Refused {
 struct Overlapping {
   Overlap arrays;
 };
-struct Replaced {};  // other code changed an array while NumPy, or the arrays, were asked
+struct Replaced {};  // other code changed an array while NumPy or the array objects were called
 using Outcome = std::variant<Ready, Source::Missing, Refused, Overlapping, Replaced>;
 
-// The memory serves again in the next step, so that a step allocates nothing, and so does the proof that the arrays of
-// the last step do not overlap.
+// The memory is reused in the next step, so that a step allocates nothing, and so is the proof that the arrays of the
+// last step do not overlap.
 class Plan {
  public:
   enum class Purpose : std::uint8_t {
     step,
-    step_with_norm,  // the gradients are looked at before the step, in the order of their elements
+    step_with_norm,  // the gradients are read before the step, in the order of their elements
     check            // gradients are left out, and state may be missing
   };
 
-  // Collects what `source` has, and looks at it. Runs no Python code unless arrays have to be asked whether they are
-  // stored negated or conjugated, or NumPy whether they overlap; then everything is held, and looked at once more.
+  // Collects the objects of `source`, and checks them. Runs no Python code except to ask arrays whether they are lazily
+  // negated or conjugated, or NumPy whether they overlap; then everything is held, and checked once more.
   Outcome make(Source& source, std::vector<Group>& groups, Purpose purpose);
 
-  // Lets go of all that was gathered.
+  // Releases all that was gathered.
   void clear() { gathered_.clear(); }
 
   Gathered& gathered() { return gathered_; }
@@ -66,7 +66,7 @@ class Plan {
   bool is_as_before();
 
   Gathered gathered_;
-  std::vector<Tensor> tensors_;  // those of the last step, until those of this one take their places
+  std::vector<Tensor> tensors_;  // those of the last step, until those of this one replace them
   std::vector<Update> updates_;  // for parameters that are not at their group's step; never grows during a step
   std::vector<std::unique_ptr<Layout>> layouts_;  // of tensors, by their place
   std::vector<Tensor> gradients_;
@@ -74,7 +74,7 @@ class Plan {
   std::vector<std::size_t>
       unasked_;  // tensors that may not be plain NumPy arrays, and are written elsewhere than before
   Disjointness disjointness_;
-  bool is_proven_ = false;  // all of the last step was asked, and is disjoint
+  bool is_proven_ = false;  // all arrays of the last step were checked, and are disjoint
   bool was_disturbed_ = false;
   std::int64_t elements_ = 0;
 };

@@ -33,7 +33,7 @@ inline py::object find(PyObject* dict, PyObject* key) {
 #endif
 }
 
-// An item of a list, or null beyond its end, which other code may move at any time.
+// An item of a list, or null beyond its end, which other code may change at any time.
 inline py::object item_of(PyObject* list, std::size_t i) {
   const auto place = static_cast<Py_ssize_t>(i);
 #if defined(Py_GIL_DISABLED)
@@ -46,7 +46,7 @@ inline py::object item_of(PyObject* list, std::size_t i) {
 #endif
 }
 
-// Keeps other threads from changing a container while it is looked at, where there is no GIL that does.
+// Keeps other threads from changing a container while it is read, if there is no GIL.
 class Locked {
  public:
 #if defined(Py_GIL_DISABLED)

@@ -16,10 +16,10 @@
 namespace rmsprop::bindings {
 namespace {
 
-// Below this many elements a step is done before another thread could make use of the GIL.
+// Below this many elements a step ends before another thread could use the GIL.
 constexpr std::int64_t elements_worth_releasing_the_gil = 100'000;
 
-// Lets go of what was gathered for a step when the step ends.
+// Releases what was gathered for a step when the step ends.
 class LetGo {
  public:
   LetGo(Plan& plan, std::vector<Group>& groups) : plan_(plan), groups_(groups) {}
@@ -60,7 +60,7 @@ py::object Stepper::num_threads() const {
   return n == 0 ? py::object(py::none()) : py::int_(n);
 }
 
-// May run any Python code: schedules are called. `steps` is null where nobody has any.
+// May run any Python code: schedules are called. `steps` is null if there are no step counts.
 void Stepper::read_groups(Groups& groups, const py::object& list, PyObject* steps, double grad_scale,
                           bool again) const {
   if (!PyList_Check(list.ptr())) {
@@ -120,7 +120,7 @@ bool Stepper::run(Source& source) {
   const Outcome outcome = plan_.make(source, groups_, purpose);
   if (!std::holds_alternative<Ready>(outcome)) {
     const auto* refused = std::get_if<Refused>(&outcome);
-    // PyTorch casts state whose parameter got another dtype, which the front end does, too.
+    // As in PyTorch, the front end casts state of a parameter whose dtype has changed.
     const bool lacks_state = std::holds_alternative<Source::Missing>(outcome) ||
                              (naming_ == Naming::torch && refused != nullptr && refused->array.operand > grad &&
                               refused->problem.error == Problem::Error::type);
@@ -131,7 +131,7 @@ bool Stepper::run(Source& source) {
   return true;
 }
 
-// From here on nothing can fail: pure C++, without the GIL where that is worth it.
+// From here on nothing can fail: pure C++, without the GIL if the step is large.
 void Stepper::take(Nonfinite nonfinite, bool with_norm, Source& source) {
   const int threads = num_threads_;
   const auto gradients = plan_.gradients();
@@ -143,7 +143,7 @@ void Stepper::take(Nonfinite nonfinite, bool with_norm, Source& source) {
     if (releases_gil) released.emplace();
     if (with_norm) {
       const double total = sum_of_squares(gradients, threads);
-      // The sum of squares can overflow where every gradient is finite, so each is looked at.
+      // The sum of squares can overflow although every gradient is finite, so each is checked.
       const bool must_look = nonfinite != Nonfinite::propagate && !std::isfinite(total);
       if (must_look) first_nonfinite = find_nonfinite(gradients, threads);
       plan_.clip(groups_, total);
@@ -215,7 +215,7 @@ py::tuple Stepper::state_names(const py::object& group) const {
 
 namespace {
 
-// What `with stepper.hold("save"):` enters.
+// The context manager of `with stepper.hold("save"):`.
 class Hold {
  public:
   Hold(std::shared_ptr<Busy> busy, const char* what) : busy_(std::move(busy)), what_(what) {}
@@ -239,7 +239,7 @@ class Hold {
   const char* what_;
 };
 
-// Kept by all messages, so it has to live for ever.
+// Messages refer to it, so it must be static.
 const char* known_call(std::string_view what) {
   constexpr std::array<const char*, 5> calls = {"step", "load", "load_state_dict", "save", "add_param_group"};
   const auto call = std::find(calls.begin(), calls.end(), what);

@@ -20,8 +20,8 @@ namespace rmsprop::bindings {
 
 // Checks everything a step is given and then takes it: a call completes, or raises before it has written one byte.
 //
-// Owns no arrays and no hyperparameters, only memory that serves again in the next step, so that a step allocates
-// nothing, and the proof of the last step that its arrays do not overlap.
+// Owns no arrays and no hyperparameters, only memory that is reused in the next step, so that a step allocates nothing,
+// and the proof of the last step that its arrays do not overlap.
 class Stepper {
  public:
   Stepper(const std::string& rule, Naming naming) : rule_(rule), naming_(naming), busy_(std::make_shared<Busy>()) {}
@@ -33,8 +33,8 @@ class Stepper {
   // Another one for the same optimizer: only one of them can be in a step.
   std::unique_ptr<Stepper> twin() const;
 
-  // Return false, and have done nothing, if state is missing that the hyperparameters need. Its front end makes it and
-  // calls again, with it as `more`: what is there already stays, and no schedule is asked twice.
+  // Return false, without any change, if state is missing that the hyperparameters need. Python makes it and calls
+  // again, with it as `more`: existing state stays, and no schedule is called twice.
   //
   // groups      list of dicts of hyperparameters, each with "params", a list of arrays
   // grads       see GradientsArgument
@@ -42,23 +42,23 @@ class Stepper {
   bool step(const py::object& groups, const py::object& grads, const py::tuple& columns, const py::object& grad_scale,
             const py::object& more);
 
-  // The same for an optimizer of PyTorch, whose parameters bring their gradients; see Tensors.
+  // The same for an optimizer of PyTorch, whose parameters have their gradients; see Tensors.
   bool step_tensors(const py::object& groups, const py::dict& state, const py::object& grad_scale,
                     const py::object& more, const py::object& on_written);
 
-  // Raise what a step would raise with gradients that fit. State may be missing. They work on memory of their own, and
-  // so at any time.
+  // Raise what a step would raise with valid gradients. State may be missing. They use their own memory, so they may be
+  // called at any time.
   void check(const py::object& groups, const py::tuple& columns) const;
   void check_tensors(const py::object& groups, const py::dict& state) const;
 
   // The names of the state that a group with these hyperparameters needs.
   py::tuple state_names(const py::object& group) const;
 
-  // What becomes of a step whose gradients are not all finite: "propagate", "skip" or "raise".
+  // What a step does if a gradient is not finite: "propagate", "skip" or "raise".
   const char* nonfinite() const { return name_of(nonfinite_); }
   void set_nonfinite(const py::object& name) { nonfinite_ = nonfinite_from(name.ptr()); }
 
-  // How many steps were not taken because of that. Counted here, where no interrupt can come between.
+  // How many steps were skipped. Counted here, where no interrupt can occur in between.
   std::int64_t skipped_steps() const { return skipped_steps_; }
   void set_skipped_steps(std::int64_t count) { skipped_steps_ = count; }
 
@@ -84,7 +84,7 @@ class Stepper {
   std::atomic<Nonfinite> nonfinite_ = Nonfinite::propagate;
   std::atomic<std::int64_t> skipped_steps_ = 0;
   std::atomic<int> num_threads_ = 0;  // 0: the default of the process
-  std::shared_ptr<Busy> busy_;        // the rest is for who has it
+  std::shared_ptr<Busy> busy_;        // protects the members below
 
   Groups groups_;
   Plan plan_;

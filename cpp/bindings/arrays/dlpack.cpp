@@ -45,8 +45,8 @@ struct VersionedTensor {
 constexpr std::uint64_t flag_read_only = 1;
 constexpr std::uint64_t flag_copied = 2;
 
-// A kind of capsule: the name it comes with, the one that tells its maker that another has taken its array over, and
-// the one of our own capsule then.
+// A kind of capsule: its name when it is offered, its name after a consumer has taken the array, and the name of our
+// own capsule for that array.
 template <class Managed>
 struct CapsuleNames;
 template <>
@@ -75,8 +75,8 @@ void release(PyObject* own_capsule) {
   if (managed != nullptr && managed->deleter != nullptr) managed->deleter(managed);
 }
 
-// Takes over what a capsule offers, as a consumer must: whoever else has the capsule cannot free the memory then. Null
-// if it is no such capsule, or has been taken already.
+// Takes the array of a capsule, as the protocol requires of a consumer, so that other owners of the capsule cannot free
+// the memory. Null if it is no such capsule, or has been taken already.
 template <class Managed>
 py::object taken_over(const py::object& capsule) {
   using Names = CapsuleNames<Managed>;
@@ -103,7 +103,7 @@ bool is_sound(const dlpack::Tensor& tensor) {
     if (length == 0) is_empty = true;
     size *= std::max<std::int64_t>(length, 1);
   }
-  if (is_empty || tensor.strides == nullptr) return true;  // nobody asks the strides then
+  if (is_empty || tensor.strides == nullptr) return true;  // strides are not used then
   std::int64_t reach = 0;
   for (int d = 0; d < tensor.ndim; ++d) {
     const std::int64_t stride = tensor.strides[d];
@@ -150,7 +150,7 @@ bool is_of_tensors(PyTypeObject* type) {
   return false;
 }
 
-// The exchange API of a type, or null. By the protocol it lasts for as long as the process.
+// The exchange API of a type, or null. According to the protocol it is valid until the process ends.
 const ExchangeApi* find_api(PyTypeObject* type) {
   if (!is_of_tensors(type) || has_own_dispatch(type)) return nullptr;
   PyObject* capsule = class_attribute(type, "__dlpack_c_exchange_api__");
@@ -167,8 +167,8 @@ struct KnownType {
   std::atomic<unsigned> version = 0;  // of the type, which changes with its attributes
 };
 
-// A program has few types of arrays. If it makes them without end, the later ones are looked up each time. Entries are
-// only ever added, and one is complete before its type is there to be found, so that reading takes no lock.
+// A program has few types of arrays; if it has more, the later ones are looked up each time. Entries are only added,
+// and each is complete before its type is published, so that reading takes no lock.
 constexpr std::size_t most_known_types = 16;
 
 const ExchangeApi* api_of(PyTypeObject* type) {
@@ -238,7 +238,7 @@ namespace {
 
 // What `__dlpack__` returns.
 py::object asked(const py::object& array) {
-  // PyTorch refuses to export what needs a gradient, but its detached twin is the same memory.
+  // PyTorch refuses to export what requires a gradient, but a detached tensor has the same memory.
   const py::object plain = py::hasattr(array, "detach") ? array.attr("detach")() : array;
   const py::object method = plain.attr("__dlpack__");
   try {

@@ -41,7 +41,7 @@ bool says(PyObject* method, PyObject* tensor) {
 
 }  // namespace
 
-// The sign of a real tensor is lazy only as the imaginary part of a conjugated complex one.
+// A real tensor is lazily negated only if it is the imaginary part of a conjugated complex one.
 bool is_lazy(PyObject* tensor) { return says(torch().is_neg, tensor) || says(torch().is_conj, tensor); }
 
 bool has_memory(PyObject* tensor, std::uintptr_t begin, std::uintptr_t end) {

@@ -1,4 +1,4 @@
-// PyTorch's tensors that hold their elements negated or conjugated, so that their memory is not what they say.
+// PyTorch's tensors that are lazily negated or conjugated, so that their memory does not have their values.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -20,7 +20,7 @@ bool has_memory(PyObject* tensor, std::uintptr_t begin, std::uintptr_t end);
 // The same tensor in memory as it is, elsewhere; itself, if it is so already or is no tensor.
 py::object resolved(py::object tensor);
 
-// What is wrong with one that has to be memory.
+// The problem with such a tensor where it has to be written.
 Problem lazy_problem();
 
 }  // namespace rmsprop::bindings

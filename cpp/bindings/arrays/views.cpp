@@ -17,19 +17,19 @@ constexpr int flag_f_contiguous = 0x2;
 constexpr int flag_aligned = 0x100;
 constexpr int flag_writeable = 0x400;
 
-// Those that NumPy's arrays may have here.
+// Flags of the arrays that are accepted.
 constexpr std::array<const char*, 4> type_names = {"float32", "float64", "complex64", "complex128"};
 constexpr std::array<ElementType, 4> element_types = {{{DType::float32, Packing::none, false},
                                                        {DType::float64, Packing::none, false},
                                                        {DType::float32, Packing::none, true},
                                                        {DType::float64, Packing::none, true}}};
 
-// What NumPy keeps for the life of the process.
+// Objects that NumPy keeps until the process ends.
 std::array<PyObject*, 4> descriptors = {};  // one for each element type, in the machine's byte order
 PyObject* int64_descriptor = nullptr;
 PyTypeObject* scalar_type = nullptr;
 
-// By its name: the type itself may never have been imported, and to look it up among the modules could run Python code.
+// By its name: the type may not have been imported, and looking it up among the modules could run Python code.
 bool is_masked(PyObject* array) {
   PyObject* bases = Py_TYPE(array)->tp_mro;
   for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(bases); ++i) {
@@ -54,7 +54,7 @@ std::optional<ElementType> element_type_of(PyObject* descriptor) {
   return std::nullopt;
 }
 
-// The element type of an array that came through DLPack, if it is one that steps are taken in.
+// The element type of an array of DLPack, if it is supported.
 std::optional<ElementType> element_type_of(const dlpack::DataType& type) {
   const auto is = [&](dlpack::TypeCode code, int bits) { return type.code == code && type.bits == bits; };
   if (type.lanes != 1) return std::nullopt;
@@ -80,8 +80,8 @@ std::byte* data_of(const dlpack::Tensor& tensor) {
   return tensor.data == nullptr || address < least_address ? nullptr : reinterpret_cast<std::byte*>(address);
 }
 
-// In C order, with the very strides that this order has. PyTorch calls more than that contiguous: of a dimension of
-// length 1 it does not ask the stride. An array without elements is in any order.
+// In C order, with exactly the strides of that order. PyTorch's definition of contiguous is wider: it ignores the
+// strides of dimensions of length 1. An array without elements is in any order.
 bool is_canonical(const dlpack::Tensor& tensor) {
   if (tensor.strides == nullptr || std::find(tensor.shape, tensor.shape + tensor.ndim, 0) != tensor.shape + tensor.ndim)
     return true;
@@ -120,8 +120,8 @@ std::string type_text(ElementType type) {
   return type_names[(type.is_complex ? 2 : 0) + (type.dtype == DType::float64 ? 1 : 0)];
 }
 
-// True if every step in a dimension jumps over all that the smaller dimensions reach: then no two elements share
-// memory. Arrays that fail this without overlapping can only be made by hand, from strides; they are refused too.
+// True if every stride is larger than the extent of all smaller dimensions together: then no two elements share memory.
+// Arrays that fail this without overlapping can only be made with explicit strides; they are refused too.
 bool elements_are_apart(const View& view) {
   std::array<std::pair<std::int64_t, std::int64_t>, Layout::max_dims> dims;  // (stride, length)
   int n = 0;
@@ -167,8 +167,8 @@ View::View(const ForeignArray& array, ElementType type)
       is_contiguous_(is_canonical(array.tensor)),
       is_c_contiguous_(is_contiguous_) {}
 
-// Of an array without strides, the strides are those of C order. The stride of a dimension of length 1 is never used,
-// and may be any number.
+// An array without strides has those of C order. The stride of a dimension of length 1 is never used, and may be any
+// number.
 std::int64_t View::stride(int d) const {
   if (shape_[d] == 1) return 0;
   if (strides_ != nullptr) return strides_[d] * stride_unit_;
@@ -240,7 +240,7 @@ std::optional<Problem> problem_with_writing(const View& view) {
 
 namespace {
 
-// A gradient has the type of its parameter, or that of its state, which differs where a parameter has 16 bits.
+// A gradient has the type of its parameter or that of its state, which differ if the parameter has 16 bits.
 bool fits(ElementType param, ElementType type, Operand operand) {
   return type == param.of_state() || (operand == grad && type == param);
 }
@@ -269,7 +269,7 @@ void set_type(Tensor& tensor, ElementType type) {
   tensor.size = type.is_complex ? 2 : 1;
 }
 
-// As View::same_shape, in a loop, for arrays of few dimensions.
+// As View::same_shape, with a loop, for arrays of few dimensions.
 bool same_shape(const py::detail::PyArray_Proxy* a, const py::detail::PyArray_Proxy* b) {
   if (a->nd != b->nd) return false;
   for (int d = 0; d < a->nd; ++d) {
@@ -355,7 +355,7 @@ void describe(const View& view, Layout& layout, int operand) {
 }
 
 std::int64_t* counts_of(PyObject* object, std::size_t count) {
-  // An unpickled array has a dtype object of its own, equal to the one that is known here.
+  // An unpickled array has its own dtype object, equal to NumPy's.
   const bool is_int64 =
       is_array(object) && (py::detail::array_proxy(object)->descr == int64_descriptor ||
                            py::handle(py::detail::array_proxy(object)->descr).equal(py::handle(int64_descriptor)));

@@ -16,7 +16,7 @@ namespace rmsprop::bindings {
 
 // The type of an array's elements: of each real one, if they are complex.
 struct ElementType {
-  DType dtype = DType::float32;  // that steps are computed in
+  DType dtype = DType::float32;  // the compute type
   Packing packing = Packing::none;
   bool is_complex = false;
 
@@ -25,8 +25,8 @@ struct ElementType {
   bool operator==(const ElementType& other) const = default;
 };
 
-// An array whose element type has been checked. Shape and strides are the array's own memory, so a view is as fresh as
-// the moment it is made, and valid for as long as the array is left as it is.
+// An array whose element type has been checked. Shape and strides are the array's own memory, so a view shows
+// the array at the moment it is made, and is valid until the array changes.
 class View {
  public:
   View() = default;
@@ -67,31 +67,31 @@ class View {
 inline PyTypeObject* array_type = nullptr;
 void import_numpy();
 
-// True for any NumPy array, or only for one of no subclass.
+// True for any NumPy array, or only for one whose type is no subclass.
 inline bool is_array(PyObject* object) { return PyObject_TypeCheck(object, array_type); }
 inline bool is_exact_array(PyObject* object) { return Py_TYPE(object) == array_type; }
 
-// True for a NumPy scalar, such as what an operator makes of arrays without dimensions.
+// True for a NumPy scalar, such as the result of an operator on arrays without dimensions.
 bool is_numpy_scalar(PyObject* object);
 
-// True if look() can look at the object as it is. Any other array has to be `exported` first.
+// True if look() accepts the object as it is. Any other array has to be `exported` first.
 bool is_viewable(PyObject* object);
 
 // Makes a view of an array: a NumPy array (not a masked one) of float32, float64, complex64 or complex128 in the byte
 // order of this machine, or an array of another library, in memory of the CPU, of one of these types or of bfloat16 or
-// float16. Returns what is wrong with any other object.
+// float16. Returns the problem with any other object.
 std::optional<Problem> look(PyObject* object, View& view);
 
-// What is wrong with an array that is to be updated in place: it is read-only, or two of its elements share memory.
+// The problem with an array that is to be updated in place: it is read-only, or two of its elements share memory.
 std::optional<Problem> problem_with_writing(const View& view);
 
-// What is wrong with an array that belongs to a parameter: its shape, or its element type. State has the type that the
-// parameter's steps are computed in, and a gradient this type or that of the parameter.
+// The problem with an array that belongs to a parameter: its shape, or its element type. State has the compute type of
+// the parameter, and a gradient that type or the parameter's.
 std::optional<Problem> problem_beside(const View& param, const View& view, Operand operand);
 
-// Accepts the ordinary case in few instructions: plain arrays of one shape, in C order, aligned, of types that fit
+// The fast path: accepts plain arrays of one shape, in C order, aligned, of types that fit
 // each other, and writeable but for the gradient; all NumPy's, or all of a type that has the exchange API of DLPack.
-// Fills in the tensor's data, size and type then. Says nothing about what is wrong otherwise; the functions above do.
+// Fills in the tensor's data, size and type then. Otherwise the functions above find the problem, if there is one.
 bool describe_ordinary(std::span<PyObject* const, operand_count> objects, Tensor& tensor);
 
 // Writes the layout of one operand into `layout`; a complex array gets one more dimension, of its two parts.

@@ -99,7 +99,7 @@ std::optional<Source::Missing> Columns::collect(Gathered& gathered) {
   return std::nullopt;
 }
 
-// Where a list has nothing it gets what was made; nothing is compared, and no Python code runs.
+// Puts new state into the empty places of a list. Nothing is compared, and no Python code runs.
 void Columns::commit(const Gathered& gathered, bool was_disturbed) {
   if (was_disturbed) counts_ = counts_of(steps_, params());
   const std::size_t count = counts_ == nullptr ? 0 : params();  // other code may have made both smaller

@@ -16,7 +16,7 @@
 namespace rmsprop::bindings {
 
 // columns is a tuple (keys, state, steps):
-//   keys   what each parameter is called, in the order of the groups, or None for a single parameter
+//   keys   the name of each parameter, in the order of the groups, or None for a single parameter
 //   state  a tuple of lists, one for each kind of state of the rule, of arrays or None
 //   steps  int64 array: how many steps each parameter has taken; one more where there is a gradient
 class Columns : public Source {
@@ -24,7 +24,7 @@ class Columns : public Source {
   // Raises TypeError or ValueError if these are no columns.
   static void check(PyObject* columns);
 
-  // grads is null to check. `more` are columns that have state which is missing in the others, or None.
+  // grads is null for a check. `more` are columns with state that is missing in the others, or None.
   Columns(const Rule& rule, Naming naming, const std::vector<Group>& groups, const py::tuple& columns,
           const GradientsArgument* grads, const py::object& more);
 
@@ -34,7 +34,7 @@ class Columns : public Source {
   Label label(std::size_t index, Operand operand) const override;
 
  private:
-  // By operand; empty where the rule has no such state.
+  // By operand; empty if the rule has no such state.
   using State = std::array<Items, operand_count>;
   State state_in(PyObject* columns) const;
   std::size_t params() const;

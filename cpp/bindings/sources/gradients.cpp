@@ -29,7 +29,7 @@ py::object param_of(const std::vector<Group>& groups, std::size_t index) {
   return {};
 }
 
-// The same gradient as an array that can be looked at; itself if there is none.
+// The same gradient as an array that look() accepts; itself if there is none.
 py::object converted(const py::object& grad, const std::vector<Group>& groups, std::size_t index) {
   if (is_numpy_scalar(grad.ptr())) {
     const py::object param = param_of(groups, index);
@@ -86,7 +86,7 @@ void GradientsArgument::make_viewable(PyObject* keys, const std::vector<Group>& 
   sequence_ = own;
 }
 
-// Names are compared, which can run Python code: so every reference here is an owned one.
+// Names are compared, which may run Python code: so every reference here is owned.
 py::list GradientsArgument::in_order_of(PyObject* names, const py::dict& grads) const {
   py::list ordered;
   const auto keys = py::reinterpret_steal<py::list>(PyList_GetSlice(names, 0, PyList_GET_SIZE(names)));

@@ -1,4 +1,4 @@
-// The gradients of a step, whatever they came in.
+// The gradients of a step, in any container.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -19,8 +19,8 @@ class GradientsArgument {
   // conjugated are refused. Messages call them `argument`. This may run Python code; nothing after it does.
   GradientsArgument(const py::object& grads, PyObject* keys, const std::vector<Group>& groups, const char* argument);
 
-  // One gradient, or None for a parameter to be skipped, for each parameter. Raises ValueError if there are not as
-  // many.
+  // One gradient, or None for a parameter to be skipped, for each parameter. Raises ValueError if the numbers
+  // differ.
   Items items(std::size_t params) const;
 
  private:

@@ -26,15 +26,15 @@ struct Names {
   }
 };
 
-// Tensors as they can be looked at. Those of other versions of PyTorch are exported.
+// Tensors in a form that look() accepts. Those of older versions of PyTorch are exported.
 py::object viewable(py::object tensor) {
   if (tensor.is_none() || is_viewable(tensor.ptr())) return tensor;
   py::object capsule = exported(tensor.ptr());
   return capsule ? capsule : tensor;
 }
 
-// The state of optimizers grows in the order of their parameters. So the next entry is mostly the one, and its
-// parameter need not be looked up, which would have PyTorch hash it.
+// The state of optimizers is usually in the order of their parameters. So the next entry is tried first, which saves a
+// look-up with PyTorch's hash of the parameter.
 py::object entry_of(PyObject* state, PyObject* param, Py_ssize_t& position) {
   py::object entry;
   {
@@ -231,7 +231,7 @@ void Tensors::commit(const Gathered& gathered, bool was_disturbed) {
     write(was_disturbed ? count_of(entry) : entry.count, next_step);
     PyList_SET_ITEM(written.ptr(), static_cast<Py_ssize_t>(i), py::object(entry.param).release().ptr());
   }
-  // A dict that is merged into another brings its hashes along.
+  // Merging a dict into another reuses its hashes.
   if (!more_.is_none() && PyDict_Update(state_.ptr(), more_.ptr()) != 0) throw py::error_already_set();
   if (written.empty() || on_written_.is_none()) return;
   try {

@@ -1,5 +1,4 @@
-// The front end of PyTorch's optimizers: gradients and state where PyTorch keeps them, in `param.grad` and
-// `state[param]`, a dict.
+// The front end of PyTorch's optimizers: gradients in `param.grad` and state in `state[param]`, a dict.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -15,7 +14,7 @@
 
 namespace rmsprop::bindings {
 
-// What the front end holds of each parameter. The memory serves again in the next step.
+// What the front end holds of each parameter. The memory is reused in the next step.
 class TensorsMemory {
  private:
   friend class Tensors;
@@ -28,11 +27,11 @@ class TensorsMemory {
   };
   struct Entry {
     py::object param;     // as it was given
-    py::object viewable;  // as it can be looked at: itself, or a capsule
+    py::object viewable;  // in a form that look() accepts: itself, or a capsule
     py::object grad;
     py::object step;
     std::array<py::object, operand_count> state;
-    Count count;  // where `step` has it; good until Python code runs
+    Count count;  // where `step` has it; valid until Python code runs
   };
 
   std::vector<Entry> entries_;
@@ -42,7 +41,7 @@ class TensorsMemory {
 class Tensors : public Source {
  public:
   // state: the optimizer's, a dict from parameters to dicts with `step` and arrays under PyTorch's names.
-  // more: a dict of entries, complete, that take the places of these when the step is taken, or None.
+  // more: a dict of complete entries that replace these when the step is taken, or None.
   // on_written: is called with a list of the parameters that were written, or is None.
   Tensors(const Rule& rule, const std::vector<Group>& groups, const py::dict& state, bool with_gradients,
           const py::object& more, const py::object& on_written, TensorsMemory& memory);

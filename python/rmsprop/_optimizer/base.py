@@ -271,7 +271,7 @@ class Optimizer(StepOptions):
         allocate_missing_state(groups, columns, rules[self.rule].accumulator, self._needed_state)
 
     def _columns_with_missing_state(self) -> StateColumns:
-        """Return the columns with all that the hyperparameters need now."""
+        """Return the columns with all state that the hyperparameters need now."""
         columns = self._columns.extended()
         self._allocate_missing_state(self.param_groups, columns)
         return columns

@@ -134,7 +134,7 @@ def copy_for(param: Tensor, value: Tensor, place: int) -> Tensor:
 
 
 def full_like(param: Tensor, value: float, place: int) -> Tensor:
-    """Return new state of a parameter; `place` says which of its names this is."""
+    """Return new state of a parameter; `place` is the index of its name."""
     with torch._C.DisableTorchFunction():  # of modes, such as that of a default device, which make other tensors
         state = _empty_like(param, place)
         _fill(state, value)
@@ -155,13 +155,13 @@ def _empty_like(param: Tensor, place: int) -> Tensor:
     room = torch.empty(plain.numel() + PAGE // dtype.itemsize, dtype=dtype, device="cpu")
     wanted = (plain.data_ptr() + DISTANCES[place]) // CACHE_LINE * CACHE_LINE
     offset = (wanted - room.data_ptr()) % PAGE // dtype.itemsize
-    _fill(room[:offset], 0.0)  # what is saved with the storage must not be whatever was in memory
+    _fill(room[:offset], 0.0)  # it is saved with the storage, and must not be uninitialized
     _fill(room[offset + plain.numel() :], 0.0)
     return torch.empty(0, dtype=dtype, device="cpu").set_(room.untyped_storage(), offset, plain.shape, strides)
 
 
 def _fill(dense: Tensor, value: float) -> None:
-    # Not by PyTorch: it would use its threads, and wait for ever for them in a forked child. Nor by `dense.numpy()`:
+    # Not by PyTorch: it would use its threads, and wait forever for them in a forked child. Nor by `dense.numpy()`:
     # PyTorch would mark the storage as exported and refuse to resize it. Real and imaginary parts are elements each.
     if dense.numel() == 0:
         return
