@@ -476,3 +476,24 @@ def test_parameters_and_state_have_the_bits_of_the_numpy_api(dtype, options):
 def test_the_optimizers_for_arrays_refuse_tensors_and_say_which_take_them():
     with pytest.raises(TypeError, match=r"params\['w'\]: got Tensor, wanted a numpy.ndarray; .* in rmsprop\.torch"):
         rmsprop.RMSprop({"w": torch.ones(3)})
+
+
+@pytest.mark.parametrize("kind", [rmsprop.torch.RMSprop, rmsprop.torch.Adagrad])
+@pytest.mark.parametrize("lazy", [lambda t: t.conj(), lambda t: t.conj().imag], ids=["conjugated", "negated"])
+@pytest.mark.parametrize("role", ["param", "state"])
+def test_a_parameter_or_a_state_that_is_lazily_conjugated_or_negated_is_refused(kind, role, lazy):
+    other = lazy(torch.ones(3, dtype=torch.complex64))
+    param = other if role == "param" else other.clone().resolve_conj().resolve_neg()
+    if role == "param":
+        with pytest.raises(ValueError, match="lazily conjugated or negated"):
+            kind([param])
+        return
+    param.grad = torch.ones_like(param)
+    optimizer = kind([param])
+    optimizer.step()
+    before = param.clone()
+    entry = optimizer.state[param]
+    entry[next(name for name in entry if name != "step")] = other
+    with pytest.raises(ValueError, match="lazily conjugated or negated"):
+        optimizer.step()
+    assert torch.equal(param, before)
