@@ -134,8 +134,8 @@ std::optional<Overlap> Disjointness::find_written(std::span<const Tensor> tensor
   written_.clear();
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     if (tensors[i].size == 0) continue;
-    for (const Operand operand : {param, square_avg, grad_avg, momentum_buffer}) {
-      if (tensors[i].data[operand] != nullptr) written_.push_back(area_of(tensors[i], {i, operand}));
+    for (const Operand operand : operands) {
+      if (operand != grad && tensors[i].data[operand] != nullptr) written_.push_back(area_of(tensors[i], {i, operand}));
     }
   }
   std::sort(written_.begin(), written_.end(), [](const Area& a, const Area& b) { return a.begin < b.begin; });

@@ -1,6 +1,7 @@
 // The proof that no array written by a step overlaps another array of that step.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -10,6 +11,13 @@
 #include "rmsprop/tensor.hpp"
 
 namespace rmsprop::bindings {
+
+// All operands, in their order.
+inline constexpr auto operands = [] {
+  std::array<Operand, operand_count> all = {};
+  for (int operand = 0; operand < operand_count; ++operand) all[operand] = static_cast<Operand>(operand);
+  return all;
+}();
 
 // One array of a step.
 struct ArrayId {

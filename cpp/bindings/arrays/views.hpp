@@ -20,7 +20,7 @@ struct ElementType {
   Packing packing = Packing::none;
   bool is_complex = false;
 
-  std::int64_t size() const { return packing == Packing::none ? item_size(dtype) : 2; }
+  std::int64_t size() const { return item_size(packing, dtype); }
   ElementType of_state() const { return {dtype, Packing::none, is_complex}; }
   bool operator==(const ElementType& other) const = default;
 };

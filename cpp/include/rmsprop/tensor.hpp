@@ -48,11 +48,10 @@ enum Operand : std::uint8_t {
   grad_avg,        ///< The average gradient of centered RMSprop.
   momentum_buffer  ///< The buffer of momentum.
 };
-/// How many operands there are.
-inline constexpr int operand_count = 5;
 /// Their names, in the order of Operand.
-inline constexpr std::array<const char*, operand_count> operand_names = {"param", "grad", "square_avg", "grad_avg",
-                                                                         "momentum_buffer"};
+inline constexpr std::array operand_names = {"param", "grad", "square_avg", "grad_avg", "momentum_buffer"};
+/// How many operands there are.
+inline constexpr int operand_count = static_cast<int>(operand_names.size());
 
 /// Adagrad keeps its sum of squares where RMSprop keeps its average of squares.
 inline constexpr Operand sum = square_avg;
