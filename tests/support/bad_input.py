@@ -9,17 +9,13 @@ import pytest
 
 import rmsprop
 from rmsprop import functional
+from rmsprop._core import rules
 
 OPTIMIZERS = ("RMSprop", "Adagrad")
 FUNCTIONS = ("rmsprop_", "adagrad_")
 INTERFACES = (*OPTIMIZERS, *FUNCTIONS)
 # The state of each interface. With these hyperparameters RMSprop uses all of it.
-STATE = {
-    "RMSprop": ("square_avg", "grad_avg", "momentum_buffer"),
-    "rmsprop_": ("square_avg", "grad_avg", "momentum_buffer"),
-    "Adagrad": ("sum",),
-    "adagrad_": ("sum",),
-}
+STATE = {interface: rules[interface.lower().strip("_")].state for interface in INTERFACES}
 HYPERPARAMETERS = {
     "RMSprop": {"lr": 0.1, "momentum": 0.5, "centered": True},
     "rmsprop_": {"lr": 0.1, "momentum": 0.5, "centered": True},

@@ -1,20 +1,16 @@
 """The hyperparameters of both APIs, by the optimizer that has them."""
 
+import rmsprop
+from rmsprop import _core
+
+DEFAULTS = {
+    name: _core.rules[optimizer.rule].defaults
+    for name, optimizer in vars(rmsprop).items()
+    if isinstance(optimizer, type) and name in rmsprop.__all__
+}
 # What may be None, and what is wanted of it otherwise.
 LIMITS = ("clip_value", "clip_norm")
+FLAGS = {optimizer: [n for n, v in defaults.items() if isinstance(v, bool)] for optimizer, defaults in DEFAULTS.items()}
 NUMBERS = {
-    "RMSprop": ("lr", "alpha", "eps", "momentum", "weight_decay", *LIMITS, "initial_accumulator_value"),
-    "Adagrad": ("lr", "lr_decay", "eps", "weight_decay", *LIMITS, "initial_accumulator_value"),
-}
-FLAGS = {
-    "RMSprop": (
-        "nesterov",
-        "centered",
-        "decoupled_weight_decay",
-        "maximize",
-        "eps_in_sqrt",
-        "lr_in_momentum",
-        "bias_correction",
-    ),
-    "Adagrad": ("decoupled_weight_decay", "maximize", "eps_in_sqrt"),
+    optimizer: [n for n, v in defaults.items() if not isinstance(v, bool)] for optimizer, defaults in DEFAULTS.items()
 }

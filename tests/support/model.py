@@ -4,10 +4,9 @@ import copy
 
 import numpy as np
 
-from rmsprop import reference
+from rmsprop import _core, reference
 
-RULES = {"rmsprop": reference.rmsprop_, "adagrad": reference.adagrad_}
-ACCUMULATORS = {"rmsprop": "square_avg", "adagrad": "sum"}
+RULES = {name: getattr(reference, f"{name}_") for name in _core.rules}
 NOT_OF_A_STEP = {"lr", "clip_norm", "initial_accumulator_value"}
 """Hyperparameters that are not passed to the reference as they are."""
 
@@ -17,7 +16,7 @@ class Model:
 
     def __init__(self, algorithm, nonfinite="propagate"):
         self.algorithm = algorithm
-        self.accumulator = ACCUMULATORS[algorithm]
+        self.accumulator = _core.rules[algorithm].accumulator
         self.nonfinite = nonfinite
         self.skipped_steps = 0
         self.groups = []  # of a list of keys and a dict of hyperparameters
