@@ -27,23 +27,26 @@ inline constexpr int rule_count = 7;
 /// A disabled feature has its neutral value here, which is exact: for every x, the bits of 1 * x, of
 /// sqrt(x + 0) and of sqrt(x) + 0 are those of x and sqrt(x). So both placements of eps, both of lr, and bias
 /// correction share one formula with the plain case. Weight decay is not neutral at 0 (0 * inf is NaN): it is a stage.
-struct Coefficients {
-  double alpha = 0.0;            ///< Times the old average.
-  double one_minus_alpha = 1.0;  ///< Times what is averaged.
-  double correction = 1.0;       ///< 1 / (1 - alpha^t) under bias correction.
-  double eps_inside = 0.0;       ///< Added before the square root.
-  double eps_outside = 0.0;      ///< Added after it.
-  double lr_inside = 1.0;        ///< Times the gradient, before the division.
-  double lr_outside = 1.0;       ///< Times the momentum buffer, after it.
-  double momentum = 0.0;         ///< Times the old momentum buffer.
+template <class T>
+struct CoefficientsOf {
+  T alpha = 0;            ///< Times the old average.
+  T one_minus_alpha = 1;  ///< Times what is averaged.
+  T correction = 1;       ///< 1 / (1 - alpha^t) under bias correction.
+  T eps_inside = 0;       ///< Added before the square root.
+  T eps_outside = 0;      ///< Added after it.
+  T lr_inside = 1;        ///< Times the gradient, before the division.
+  T lr_outside = 1;       ///< Times the momentum buffer, after it.
+  T momentum = 0;         ///< Times the old momentum buffer.
 
-  double grad_scale = 1.0;                                      ///< Times the gradient, first.
-  double clip_scale = 1.0;                                      ///< Times the gradient, then.
-  double clip_value = std::numeric_limits<double>::infinity();  ///< The gradient is clipped to plus and minus this.
-  double sign = 1.0;                                            ///< -1 to maximize.
-  double weight_decay = 0.0;                                    ///< L2.
-  double decoupled_decay = 0.0;                                 ///< lr * weight_decay, decoupled.
+  T grad_scale = 1;                                   ///< Times the gradient, first.
+  T clip_scale = 1;                                   ///< Times the gradient, then.
+  T clip_value = std::numeric_limits<T>::infinity();  ///< The gradient is clipped to plus and minus this.
+  T sign = 1;                                         ///< -1 to maximize.
+  T weight_decay = 0;                                 ///< L2.
+  T decoupled_decay = 0;                              ///< lr * weight_decay, decoupled.
 };
+/// As they are made.
+using Coefficients = CoefficientsOf<double>;
 
 /// A rule, its stages and its numbers. Made by make_update(); tensors point to it.
 struct Update {

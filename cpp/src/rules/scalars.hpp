@@ -1,6 +1,9 @@
 // The coefficients as the formulas use them. Internal linkage for the reason given in rules.hpp.
 #pragma once
 
+#include <cstddef>
+#include <cstring>
+
 #include "rmsprop/update.hpp"
 
 namespace rmsprop {
@@ -8,25 +11,18 @@ namespace {
 
 // Each rounded once to the compute type.
 template <class T>
-struct Scalars {
-  explicit Scalars(const Coefficients& c)
-      : alpha(static_cast<T>(c.alpha)),
-        one_minus_alpha(static_cast<T>(c.one_minus_alpha)),
-        correction(static_cast<T>(c.correction)),
-        eps_inside(static_cast<T>(c.eps_inside)),
-        eps_outside(static_cast<T>(c.eps_outside)),
-        lr_inside(static_cast<T>(c.lr_inside)),
-        lr_outside(static_cast<T>(c.lr_outside)),
-        momentum(static_cast<T>(c.momentum)),
-        grad_scale(static_cast<T>(c.grad_scale)),
-        clip_scale(static_cast<T>(c.clip_scale)),
-        clip_value(static_cast<T>(c.clip_value)),
-        sign(static_cast<T>(c.sign)),
-        weight_decay(static_cast<T>(c.weight_decay)),
-        decoupled_decay(static_cast<T>(c.decoupled_decay)) {}
-
-  T alpha, one_minus_alpha, correction, eps_inside, eps_outside, lr_inside, lr_outside, momentum;
-  T grad_scale, clip_scale, clip_value, sign, weight_decay, decoupled_decay;
+struct Scalars : CoefficientsOf<T> {
+  explicit Scalars(const Coefficients& c) {
+    constexpr std::size_t count = sizeof(Coefficients) / sizeof(double);
+    static_assert(sizeof(CoefficientsOf<T>) == count * sizeof(T), "both are arrays of numbers with names");
+    auto* const all = reinterpret_cast<std::byte*>(static_cast<CoefficientsOf<T>*>(this));
+    for (std::size_t i = 0; i < count; ++i) {
+      double exact;
+      std::memcpy(&exact, reinterpret_cast<const std::byte*>(&c) + i * sizeof exact, sizeof exact);
+      const T rounded = static_cast<T>(exact);
+      std::memcpy(all + i * sizeof rounded, &rounded, sizeof rounded);
+    }
+  }
 };
 
 }  // namespace
