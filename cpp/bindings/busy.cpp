@@ -25,6 +25,7 @@ std::uint32_t number_of_this_thread() {
 std::atomic<std::uint32_t> survivor = 0;
 
 #if defined(__unix__) || defined(__APPLE__)
+// NOLINTNEXTLINE(bugprone-throwing-static-initialization): a function of C throws nothing
 [[maybe_unused]] const int fork_handler = pthread_atfork(nullptr, nullptr, [] {
   ++generation;
   survivor = number_of_this_thread();

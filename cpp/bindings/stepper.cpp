@@ -42,7 +42,13 @@ double grad_scale_from(const py::object& object) {
   return scale;
 }
 
-template <class... Cases>
+// Not by the operator new of the class, which only refuses those that were never initialized.
+std::unique_ptr<Stepper> make_stepper(const std::string& rule, Naming naming) {
+  return std::unique_ptr<Stepper>(::new Stepper(rule, naming));  // NOLINT(modernize-make-unique)
+}
+
+// Of lambdas, whose calls become the overloads of one.
+template <class... Cases>  // NOLINTNEXTLINE(misc-multiple-inheritance)
 struct Overloaded : Cases... {
   using Cases::operator()...;
 };
@@ -50,7 +56,7 @@ struct Overloaded : Cases... {
 }  // namespace
 
 std::unique_ptr<Stepper> Stepper::twin() const {
-  std::unique_ptr<Stepper> twin(::new Stepper(rule_.info().name, naming_));
+  std::unique_ptr<Stepper> twin = make_stepper(rule_.info().name, naming_);
   twin->busy_ = busy_;
   return twin;
 }
@@ -258,10 +264,7 @@ void register_stepper(py::module_& m) {
   hold.def("__enter__", &Hold::enter).def("__exit__", &Hold::exit);
   refuse_new(hold);
   py::class_<Stepper>(m, "Stepper")
-      .def(py::init([](const std::string& rule, Naming naming) {
-             return std::unique_ptr<Stepper>(::new Stepper(rule, naming));
-           }),
-           py::arg("rule"), py::arg("naming"))
+      .def(py::init(&make_stepper), py::arg("rule"), py::arg("naming"))
       .def("step", &Stepper::step, py::arg("groups"), py::arg("grads"), py::arg("columns"), py::arg("grad_scale"),
            py::arg("more"))
       .def("step_tensors", &Stepper::step_tensors, py::arg("groups"), py::arg("state"), py::arg("grad_scale"),
@@ -286,8 +289,7 @@ void register_stepper(py::module_& m) {
                                   stepper.num_threads(), stepper.skipped_steps());
           },
           [](const py::tuple& made_from) {
-            std::unique_ptr<Stepper> stepper(
-                ::new Stepper(made_from[0].cast<std::string>(), made_from[1].cast<Naming>()));
+            auto stepper = make_stepper(made_from[0].cast<std::string>(), made_from[1].cast<Naming>());
             stepper->set_nonfinite(made_from[2]);
             stepper->set_num_threads(made_from[3]);
             stepper->set_skipped_steps(made_from[4].cast<std::int64_t>());

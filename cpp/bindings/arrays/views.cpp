@@ -76,8 +76,9 @@ bool is_in_cpu_memory(const dlpack::Tensor& tensor) {
 // no system has memory in the first pages.
 std::byte* data_of(const dlpack::Tensor& tensor) {
   constexpr std::uintptr_t least_address = 1 << 16;
-  const std::uintptr_t address = reinterpret_cast<std::uintptr_t>(tensor.data) + tensor.byte_offset;
-  return tensor.data == nullptr || address < least_address ? nullptr : reinterpret_cast<std::byte*>(address);
+  if (tensor.data == nullptr) return nullptr;
+  std::byte* data = static_cast<std::byte*>(tensor.data) + tensor.byte_offset;
+  return reinterpret_cast<std::uintptr_t>(data) < least_address ? nullptr : data;
 }
 
 // In C order, with exactly the strides of that order. PyTorch's definition of contiguous is wider: it ignores the

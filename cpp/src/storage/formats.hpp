@@ -27,13 +27,13 @@ struct Format {
 
 template <class Codec, class T>
 void decode(T* __restrict tile, const std::byte* __restrict bytes, std::int64_t n) {
-  const auto* stored = reinterpret_cast<const typename Codec::Stored*>(bytes);
+  const auto* stored = reinterpret_cast<const Codec::Stored*>(bytes);
   for (std::int64_t i = 0; i < n; ++i) tile[i] = Codec::decode(stored[i]);
 }
 
 template <class Codec, class T>
 void encode(std::byte* __restrict bytes, const T* __restrict tile, std::int64_t n) {
-  auto* stored = reinterpret_cast<typename Codec::Stored*>(bytes);
+  auto* stored = reinterpret_cast<Codec::Stored*>(bytes);
   for (std::int64_t i = 0; i < n; ++i) stored[i] = Codec::encode(tile[i]);
 }
 
