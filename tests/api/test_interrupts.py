@@ -119,14 +119,17 @@ def test_ctrl_c_in_the_middle_of_a_step_finds_it_whole_or_not_begun(setup, last)
 def interrupted(process):
     """Interrupt steps of a process at other moments, and return what it says of each: its state, and if it was over."""
     took = float(answer_of(process))
-    delay = 0.0
+    delay, change, was_late = 0.0, took / 10, False
     outcomes = []
     while outcomes.count(("after", "False")) < WANTED and process.stdout.readline() == "ready\n":
         time.sleep(delay)
         process.send_signal(signal.SIGINT)
         state, was_over = answer_of(process).split()
         outcomes.append((state, was_over))
-        delay = max(0.0, delay + took / (-10 if was_over == "True" else 10))
+        # Towards the end of the step, by less each time that it is passed: the engine's part may be short.
+        is_late = was_over == "True"
+        change = max(took / 200, change / 2) if is_late != was_late else change
+        delay, was_late = max(0.0, delay + (-change if is_late else change)), is_late
     return outcomes
 
 
