@@ -41,8 +41,12 @@ bool says(PyObject* method, PyObject* tensor) {
 
 }  // namespace
 
-// A real tensor is lazily negated only if it is the imaginary part of a conjugated complex one.
-bool is_lazy(PyObject* tensor) { return says(torch().is_neg, tensor) || says(torch().is_conj, tensor); }
+// A real tensor is never conjugated, and to look at its type takes less than to ask.
+bool is_lazy(PyObject* tensor) {
+  ForeignArray array;
+  const bool is_real = look_at(tensor, array) && array.tensor.dtype.code != dlpack::complex;
+  return says(torch().is_neg, tensor) || (!is_real && says(torch().is_conj, tensor));
+}
 
 bool has_memory(PyObject* tensor, std::uintptr_t begin, std::uintptr_t end) {
   const auto storage = py::reinterpret_steal<py::object>(PyObject_CallOneArg(torch().untyped_storage, tensor));
