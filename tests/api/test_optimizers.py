@@ -248,7 +248,7 @@ def test_a_parameter_without_dimensions_takes_the_scalar_that_numpy_makes_of_its
     expected = Expected(optimizer_class, param)
     optimizer = optimizer_class(form(param), lr=0.1)
     for _ in range(3):
-        grad = 2 * param
+        grad = param.dtype.type(2) * param  # NumPy 1 would make a wider number of 2 * param
         assert not isinstance(grad, np.ndarray)
         optimizer.step(form(grad))
         expected.step(np.array(grad), lr=0.1)
