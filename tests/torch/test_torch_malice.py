@@ -150,7 +150,7 @@ MALICE = {
         param = big(512, 256, grad=False)
         optimizer = RMSprop([param])
         param.grad = torch.ones(256, 512).t().as_subclass(Nosy)
-        Nosy.when = {"is_conj": replace}
+        Nosy.when = {"is_neg": replace}
         optimizer.step()  # looks at memory after that
         assert param.detach().all()
         assert param.detach().unique().numel() == 1
@@ -163,7 +163,7 @@ MALICE = {
         optimizer = RMSprop([param])
         optimizer.step()
         optimizer.state[param]["square_avg"] = torch.ones(512, 256).as_subclass(Nosy)
-        Nosy.when = {"is_conj": replace}
+        Nosy.when = {"is_neg": replace}
         assert "replaced or resized" in attempt(optimizer.step)
         assert not param.detach().any()
     """,
