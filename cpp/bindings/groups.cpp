@@ -263,10 +263,10 @@ bool Group::take_remembered(double grad_scale) {
   PyObject* key = nullptr;
   PyObject* value = nullptr;
   PyObject* params = nullptr;
-  for (std::size_t i = 0; i < seen_.size(); ++i) {
+  for (const auto& [seen_key, seen_value] : seen_) {
     PyDict_Next(dict_.ptr(), &position, &key, &value);
-    if (key != seen_[i].first.ptr() || (seen_[i].second && value != seen_[i].second.ptr())) return false;
-    if (i == place_of_params_) params = value;
+    if (key != seen_key.ptr() || (value != seen_value.ptr() && seen_value)) return false;
+    if (key == params_key_) params = value;
   }
   if (params == nullptr || !PyList_CheckExact(params)) return false;
   if (params != params_.ptr()) params_ = owned(params);
@@ -283,7 +283,7 @@ Group::Seen Group::seen_in(PyObject* dict) {
   while (PyDict_Next(dict, &position, &key, &value) != 0) {
     const bool is_list = PyList_CheckExact(value) != 0;  // of parameters, or of their names
     if (!PyUnicode_CheckExact(key) || (!is_list && !is_immutable(value))) return {};
-    if (PyUnicode_CompareWithASCIIString(key, "params") == 0) place_of_params_ = seen.size();
+    if (PyUnicode_CompareWithASCIIString(key, "params") == 0) params_key_ = key;
     seen.emplace_back(owned(key), is_list ? py::object() : owned(value));
   }
   return seen;

@@ -113,7 +113,7 @@ class Group {
   // Keys and values of the dict; a value is null for a list, which no hyperparameter is. Empty if they must be read at
   // each step.
   Seen seen_;
-  std::size_t place_of_params_ = 0;
+  PyObject* params_key_ = nullptr;  // the one of `params` in it
 };
 
 // The state that the hyperparameters of a group need, as bits by operand. The learning rate is not read.

@@ -213,13 +213,17 @@ bool is_capsule(PyObject* object) {
          PyCapsule_IsValid(object, CapsuleNames<ManagedTensor>::own) != 0;
 }
 
+bool look_through_api(PyObject* array, ForeignArray& result) {
+  const ExchangeApi* api = api_of(Py_TYPE(array));
+  if (api == nullptr) return false;
+  result.is_read_only = false;
+  if (api->look_at(array, &result.tensor) == 0) return true;
+  PyErr_Clear();
+  return false;
+}
+
 bool look_at(PyObject* array, ForeignArray& result) {
-  if (const ExchangeApi* api = api_of(Py_TYPE(array))) {
-    result.is_read_only = false;
-    if (api->look_at(array, &result.tensor) == 0) return true;
-    PyErr_Clear();
-    return false;
-  }
+  if (look_through_api(array, result)) return true;
   if (const auto* versioned = managed_in<VersionedTensor>(array, CapsuleNames<VersionedTensor>::own)) {
     if (versioned->version.major != known_major || (versioned->flags & flag_copied) != 0) return false;
     result.tensor = versioned->tensor;

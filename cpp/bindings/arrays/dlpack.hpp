@@ -60,6 +60,9 @@ bool has_exchange_api(PyTypeObject* type);
 // if the description in a capsule is impossible.
 bool look_at(PyObject* array, ForeignArray& result);
 
+// The same, but false for capsules, too.
+bool look_through_api(PyObject* array, ForeignArray& result);
+
 // True for what `exported` returns.
 bool is_capsule(PyObject* object);
 

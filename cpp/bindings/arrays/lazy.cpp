@@ -1,5 +1,7 @@
 #include "lazy.hpp"
 
+#include <algorithm>
+#include <array>
 #include <atomic>
 #include <utility>
 
@@ -13,6 +15,8 @@ struct Torch {
   PyObject* is_neg;
   PyObject* is_conj;
   PyObject* untyped_storage;
+  PyObject* dtype;  // the property
+  std::array<PyObject*, 3> complex_dtypes;
 };
 
 std::atomic<const Torch*> known = nullptr;
@@ -20,15 +24,20 @@ std::atomic<const Torch*> known = nullptr;
 const Torch& torch() {
   if (const Torch* torch = known.load(std::memory_order_acquire)) return *torch;
   PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<Torch> storage;
-  const Torch& torch =
-      storage
-          .call_once_and_store_result([] {
-            const auto module = py::module_::import("torch");
-            const py::object base = module.attr("Tensor").attr("__base__");
-            const auto method = [&](const char* name) { return py::object(base.attr(name)).release().ptr(); };
-            return Torch{method("is_neg"), method("is_conj"), method("untyped_storage")};
-          })
-          .get_stored();
+  const Torch& torch = storage
+                           .call_once_and_store_result([] {
+                             const auto module = py::module_::import("torch");
+                             const py::object base = module.attr("Tensor").attr("__base__");
+                             const auto of = [](const py::object& owner, const char* name) {
+                               return py::object(owner.attr(name)).release().ptr();
+                             };
+                             return Torch{of(base, "is_neg"),
+                                          of(base, "is_conj"),
+                                          of(base, "untyped_storage"),
+                                          of(base, "dtype"),
+                                          {of(module, "complex64"), of(module, "complex128"), of(module, "complex32")}};
+                           })
+                           .get_stored();
   known.store(&torch, std::memory_order_release);
   return torch;
 }
@@ -41,11 +50,17 @@ bool says(PyObject* method, PyObject* tensor) {
 
 }  // namespace
 
-// A real tensor is never conjugated, and to look at its type takes less than to ask.
+// A real tensor is never conjugated, and to read its type takes less than to ask.
 bool is_lazy(PyObject* tensor) {
-  ForeignArray array;
-  const bool is_real = look_at(tensor, array) && array.tensor.dtype.code != dlpack::complex;
-  return says(torch().is_neg, tensor) || (!is_real && says(torch().is_conj, tensor));
+  const Torch& methods = torch();
+  if (says(methods.is_neg, tensor)) return true;
+  auto* type = reinterpret_cast<PyObject*>(Py_TYPE(tensor));
+  const auto dtype =
+      py::reinterpret_steal<py::object>(Py_TYPE(methods.dtype)->tp_descr_get(methods.dtype, tensor, type));
+  if (!dtype) throw py::error_already_set();
+  const auto& of_complex = methods.complex_dtypes;
+  return std::find(of_complex.begin(), of_complex.end(), dtype.ptr()) != of_complex.end() &&
+         says(methods.is_conj, tensor);
 }
 
 bool has_memory(PyObject* tensor, std::uintptr_t begin, std::uintptr_t end) {

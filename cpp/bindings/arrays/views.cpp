@@ -200,7 +200,7 @@ void import_numpy() {
 
 bool is_numpy_scalar(PyObject* object) { return PyObject_TypeCheck(object, scalar_type); }
 
-bool is_viewable(PyObject* object) { return is_array(object) || has_exchange_api(Py_TYPE(object)); }
+bool is_viewable(PyObject* object) { return has_exchange_api(Py_TYPE(object)) || is_array(object); }
 
 std::optional<Problem> look(PyObject* object, View& view) {
   if (!is_exact_array(object)) {
@@ -304,7 +304,7 @@ bool describe_ordinary_numpy(std::span<PyObject* const, operand_count> objects, 
 
 bool describe_ordinary_foreign(std::span<PyObject* const, operand_count> objects, Tensor& tensor) {
   ForeignArray first;
-  if (!has_exchange_api(Py_TYPE(objects[param])) || !look_at(objects[param], first)) return false;
+  if (!look_through_api(objects[param], first)) return false;
   const dlpack::Tensor& like = first.tensor;
   const auto type = element_type_of(like.dtype);
   if (!type || type->is_complex || !is_in_cpu_memory(like) || !is_canonical(like)) return false;
@@ -321,7 +321,7 @@ bool describe_ordinary_foreign(std::span<PyObject* const, operand_count> objects
   for (int operand = grad; operand < operand_count; ++operand) {
     if (objects[operand] == nullptr) continue;
     ForeignArray array;
-    if (!has_exchange_api(Py_TYPE(objects[operand])) || !look_at(objects[operand], array)) return false;
+    if (!look_through_api(objects[operand], array)) return false;
     const dlpack::Tensor& own = array.tensor;
     const auto own_type = element_type_of(own.dtype);
     if (!own_type || !fits(*type, *own_type, static_cast<Operand>(operand))) return false;

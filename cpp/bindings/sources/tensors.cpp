@@ -1,5 +1,6 @@
 #include "tensors.hpp"
 
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -54,6 +55,26 @@ py::object entry_of(PyObject* state, PyObject* param, Py_ssize_t& position) {
   return entry;
 }
 
+// By how many parameters memory is fetched ahead of its use.
+constexpr std::size_t lead = 4;
+
+// Asks the CPU for the memory that the first words of an object point to, whatever they are: it ignores what is no
+// address. An object of PyTorch has its tensor there, and a dict its table.
+void prefetch_referents(const PyObject* object) {
+#if defined(__GNUC__)
+  constexpr std::size_t words = 4;
+  if (object == nullptr ||
+      Py_TYPE(object)->tp_basicsize < static_cast<Py_ssize_t>(sizeof *object + words * sizeof(void*)))
+    return;
+  std::array<const char*, words> addresses;
+  std::memcpy(addresses.data(), object + 1, sizeof addresses);
+  for (const char* address : addresses) {
+    __builtin_prefetch(address);
+    __builtin_prefetch(address + 64);
+  }
+#endif
+}
+
 template <class T>
 std::optional<std::int64_t> load(const void* data) {
   T value;
@@ -95,43 +116,57 @@ Tensors::~Tensors() {
 }
 
 void Tensors::gather(const py::object& state) {
-  memory_.entries_.clear();
+  std::vector<Entry>& entries = memory_.entries_;
+  entries.clear();
   memory_.ends_.clear();
   Py_ssize_t position = 0;
   for (const Group& group : groups_) {
     PyObject* params = group.params().ptr();
     for (std::size_t i = 0;; ++i) {
-      py::object param = item_of(params, i);
-      if (!param) break;
-      const py::object entry = entry_of(state.ptr(), param.ptr(), position);
-      add(group, std::move(param), entry);
+      Entry entry;
+      entry.param = item_of(params, i);
+      if (!entry.param) break;
+      entry.dict = entry_of(state.ptr(), entry.param.ptr(), position);
+      entries.push_back(std::move(entry));
     }
-    memory_.ends_.push_back(memory_.entries_.size());
+    memory_.ends_.push_back(entries.size());
+  }
+  // What the next ones refer to comes into the caches meanwhile: each object is elsewhere in memory.
+  const auto prefetch_ahead = [&](std::size_t i, auto... members) {
+    if (i + lead < entries.size()) (prefetch_referents((entries[i + lead].*members).ptr()), ...);
+  };
+  std::size_t i = 0;
+  for (std::size_t g = 0; g < groups_.size(); ++g) {
+    for (; i < memory_.ends_[g]; ++i) {
+      prefetch_ahead(i, &Entry::param, &Entry::dict);
+      look_up(groups_[g], entries[i]);
+    }
   }
   if (!with_gradients_) return;
   // Now that all is held: PyTorch lets other threads run.
-  for (Entry& entry : memory_.entries_) entry.grad = resolved(std::move(entry.grad));
+  for (i = 0; i < entries.size(); ++i) {
+    prefetch_ahead(i, &Entry::grad, &Entry::step);
+    if (i + lead < entries.size()) prefetch_referents(entries[i + lead].state[square_avg].ptr());
+    entries[i].grad = resolved(std::move(entries[i].grad));
+  }
 }
 
-void Tensors::add(const Group& group, py::object param, const py::object& entry) {
-  Entry gathered;
+void Tensors::look_up(const Group& group, Entry& entry) const {
   if (with_gradients_) {
-    auto grad = py::reinterpret_steal<py::object>(PyObject_GetAttr(param.ptr(), Names::get().grad));
+    auto grad = py::reinterpret_steal<py::object>(PyObject_GetAttr(entry.param.ptr(), Names::get().grad));
     if (!grad) throw py::error_already_set();
-    gathered.grad = viewable(std::move(grad));
+    entry.grad = viewable(std::move(grad));
   }
-  if (entry && !gathered.grad.is_none()) {
+  if (entry.dict && !entry.grad.is_none()) {
     for (const StateInfo& kind : rule_.info().state) {
       if ((group.state_needed() >> kind.operand & 1u) == 0) continue;
-      py::object array = find(entry.ptr(), rule_.state_key(kind.operand));
-      if (array) gathered.state[kind.operand] = viewable(std::move(array));
+      py::object array = find(entry.dict.ptr(), rule_.state_key(kind.operand));
+      if (array) entry.state[kind.operand] = viewable(std::move(array));
     }
-    py::object step = find(entry.ptr(), Names::get().step);
-    if (step) gathered.step = viewable(std::move(step));
+    py::object step = find(entry.dict.ptr(), Names::get().step);
+    if (step) entry.step = viewable(std::move(step));
   }
-  gathered.viewable = viewable(param);
-  gathered.param = std::move(param);
-  memory_.entries_.push_back(std::move(gathered));
+  entry.viewable = viewable(entry.param);
 }
 
 // Runs no Python code.

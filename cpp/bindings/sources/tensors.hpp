@@ -27,6 +27,7 @@ class TensorsMemory {
   };
   struct Entry {
     py::object param;     // as it was given
+    py::object dict;      // its state
     py::object viewable;  // in a form that look() accepts: itself, or a capsule
     py::object grad;
     py::object step;
@@ -57,7 +58,7 @@ class Tensors : public Source {
   using Entry = TensorsMemory::Entry;
 
   void gather(const py::object& state);
-  void add(const Group& group, py::object param, const py::object& entry);
+  void look_up(const Group& group, Entry& entry) const;
   std::int64_t steps_taken(std::size_t index, Gathered& gathered);
   static Count count_of(const Entry& entry);
   static std::optional<std::int64_t> value_of(const Count& count);

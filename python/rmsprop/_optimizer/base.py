@@ -37,6 +37,7 @@ class Optimizer(StepOptions):
         self._is_single = isinstance(params, np.ndarray)
         self._columns = StateColumns.empty(self.state_names)
         self._stepper = Stepper(self.rule, Naming.optimizer)
+        self._take = self._stepper.step  # looked up once: of a small step that is a twentieth
         self.nonfinite = arguments["nonfinite"]
         self.num_threads = arguments["num_threads"]
         groups = _groups_from(params)
@@ -75,10 +76,11 @@ class Optimizer(StepOptions):
         """
         if self._is_nested:
             grads = self._names.by_name(grads)
-        if not self._stepper.step(self.param_groups, grads, self._columns.for_engine, grad_scale, None):
+        take = self._take
+        if not take(self.param_groups, grads, self._columns.for_engine, grad_scale, None):
             # A hyperparameter was changed to one that needs more state.
             more = self._columns_with_missing_state().for_engine
-            self._stepper.step(self.param_groups, grads, self._columns.for_engine, grad_scale, more)
+            take(self.param_groups, grads, self._columns.for_engine, grad_scale, more)
 
     # ---- State and groups --------------------------------------------------------------------------------------------
 
@@ -250,10 +252,12 @@ class Optimizer(StepOptions):
                     "the optimizers for PyTorch's tensors are in rmsprop.torch"
                 )
         self._allocate_missing_state(groups, columns)
-        # One operation, which no signal and no other thread can interrupt.
-        vars(self).update(
-            param_groups=groups, _columns=columns, _names=names, _keys=names.keys, _is_nested=names.is_nested
-        )
+        self._replace(param_groups=groups, _columns=columns, _names=names, _keys=names.keys, _is_nested=names.is_nested)
+
+    def _replace(self, **attributes: Any) -> None:
+        """Set attributes in one operation, which no signal and no other thread can interrupt."""
+        # Not by `update`: a dict that was made as a whole is one whose entries CPython finds faster, in each step.
+        self.__dict__ = {**vars(self), **attributes}
 
     def _check_group(self, group: Any) -> None:
         if not isinstance(group, Mapping) or "params" not in group:

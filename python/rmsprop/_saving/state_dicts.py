@@ -27,6 +27,8 @@ class Optimizer(Protocol):
     _keys: list[Any]
     _stepper: Stepper
 
+    def _replace(self, **attributes: Any) -> None: ...
+
     @property
     def state_names(self) -> tuple[str, ...]:
         """The names of all state that the rule can have."""
@@ -117,7 +119,7 @@ def check_arrays(optimizer: Optimizer) -> None:
 
 def install(optimizer: Optimizer, replacement: Replacement) -> None:
     """Put groups and state into use: one operation, which no signal and no other thread can interrupt."""
-    vars(optimizer).update(param_groups=replacement.groups, _columns=replacement.columns)
+    optimizer._replace(param_groups=replacement.groups, _columns=replacement.columns)
 
 
 def _has_names(optimizer: Optimizer) -> bool:
