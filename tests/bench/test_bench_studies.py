@@ -3,8 +3,10 @@
 import sys
 from functools import partial
 
+import pytest
+
 from made_up_peers import Clock, MadeUpContender
-from studies import openmp_runtimes, placement, subnormals
+from studies import growth, openmp_runtimes, placement, subnormals
 
 
 def printed_rows(monkeypatch, capsys, study, *arguments):
@@ -63,3 +65,25 @@ def test_passes_are_timed_one_by_one(monkeypatch):
     monkeypatch.setattr(openmp_runtimes, "time", clock)
     acts = [partial(MadeUpContender(clock, step).run, 1) for step in (1.0, 2.0)]
     assert openmp_runtimes.times_of(acts) == [1, 2]
+
+
+def test_growth_is_a_time_for_each_parameter_and_files_are_compared_with_those_of_safetensors(monkeypatch, capsys):
+    pytest.importorskip("safetensors", reason="safetensors is not installed")
+    monkeypatch.setattr(growth.rmsprop, "set_num_threads", lambda count: None)
+    monkeypatch.setattr(growth, "COUNTS", (2, 4))
+    times = iter([3e-6, 2e-6, 4e-6] * 1000)  # of three rounds the second takes the least
+    ticks = (tick for length in times for tick in (0.0, length))
+    monkeypatch.setattr(growth, "least", partial(growth.least, clock=lambda: next(ticks)))
+    monkeypatch.setattr(growth, "print_saving", lambda count, rounds: print(f"| {count} | {rounds} |"))
+    rows = printed_rows(monkeypatch, capsys, growth, "--rounds", "3", "--saved", "7")
+    assert rows[-1] == ["7", "3"]
+    assert rows[0] == ["construct", "1.00", "0.50"]
+    assert all(row[1:] == ["1.00", "0.50"] for row in rows[:-1])
+    assert {"step", "and two interleaved"} < {row[0] for row in rows}
+
+
+def test_growth_really_saves_and_loads(capsys):
+    pytest.importorskip("safetensors", reason="safetensors is not installed")
+    growth.print_saving(count=3, rounds=1)
+    rows = [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert rows == ["state of 3 parameters", "save", "load"]
