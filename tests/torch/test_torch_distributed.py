@@ -91,6 +91,23 @@ with refused(RuntimeError, "step_in_backward"):
 """)
 
 
+def test_the_next_step_refuses_a_module_that_was_sharded_in_place_later():
+    run("""
+from torch.distributed.fsdp import fully_shard
+for part in (lambda m: m, lambda m: m[0]):
+    module = model()
+    optimizer = RMSprop(module.parameters())
+    registration = step_in_backward(module, optimizer)
+    backward(module)
+    optimizer.step()
+    fully_shard(part(module))
+    with refused(RuntimeError, "step_in_backward: fully_shard has replaced", "torch.optim"):
+        optimizer.step()
+    registration.remove()
+    optimizer.step()
+""")
+
+
 def test_a_rank_that_has_a_part_of_the_gradients_neither_clips_by_norm_nor_skips():
     run("""
 for cls in (RMSprop, Adagrad):

@@ -25,7 +25,8 @@ def step_in_backward(module: torch.nn.Module, optimizer: Optimizer) -> Registrat
     Each backward pass is a step, so gradients cannot be accumulated over several. Options that depend on all gradients
     are refused: `clip_norm`, and `nonfinite` other than "propagate". `torch.amp.GradScaler` cannot be used. Also
     refused is what completes gradients later: DistributedDataParallel and FSDP, even if they wrap the module
-    afterwards, and a backward pass inside another, as in `torch.utils.checkpoint` with `use_reentrant=True`.
+    afterwards, and a backward pass inside another, as in `torch.utils.checkpoint` with `use_reentrant=True`. That
+    `fully_shard` has replaced parameters afterwards is noticed by `optimizer.step()`; a backward pass steps none then.
 
     A parameter that is removed from the optimizer's groups later is no longer stepped, and keeps its gradient.
 
@@ -69,18 +70,20 @@ def step_in_backward(module: torch.nn.Module, optimizer: Optimizer) -> Registrat
     optimizer._check(optimizer.param_groups, optimizer.state)
     # State allocated between gradients would keep the allocator from reusing the memory of one gradient for the next.
     optimizer.state.update(optimizer._entries((param, groups[param]) for param in state.with_shape(params)))
-    return Registration(optimizer, params)
+    return Registration(module, optimizer, params)
 
 
 class Registration:
     """Hooks that step each parameter in the backward pass, until `remove`."""
 
-    def __init__(self, optimizer: Optimizer, params: list[Tensor]) -> None:
+    def __init__(self, module: torch.nn.Module, optimizer: Optimizer, params: list[Tensor]) -> None:
+        self._module = weakref.ref(module)
         self._optimizer = optimizer
         self._ids = {id(param) for param in params}  # not the parameters, whose hooks keep this object alive
         self._places: dict[int, tuple[int, int, int]] = {}
         self._task = self._found_in_task = -1
         self._handles = [param.register_post_accumulate_grad_hook(_Hook(self)) for param in params]
+        self._handles.append(optimizer.register_step_pre_hook(self._refuse_sharded))
         _watch_wrappers(self)
 
     def remove(self) -> None:
@@ -96,6 +99,15 @@ class Registration:
             _refuse_nested_pass()
             _refuse_what_needs_all_gradients(self._optimizer, self._optimizer.param_groups, RuntimeError)
             self._task = task
+
+    def _refuse_sharded(self, *_: object) -> None:
+        """Raise an error if parameters of the module have been replaced by DTensors, which calls no hook."""
+        module = self._module()
+        if module is not None and distributed.wrapper_in(module.modules()):
+            raise RuntimeError(
+                "step_in_backward: fully_shard has replaced parameters of this module, and neither the hooks nor the "
+                "optimizer have the new ones; shard it first, and use torch.optim for its DTensors"
+            )
 
     def _find(self, param: Tensor) -> tuple[dict[str, Any], Any] | None:
         """Return a parameter's group, and its name or number; None if it is not in a group any more."""
