@@ -3,6 +3,7 @@
 import copy
 import pickle
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ import pytest
 import rmsprop
 from bits import assert_same_bits
 from rmsprop import convert
-from rmsprop._saving.pytorch import AS_IN_TORCH
+from rmsprop._core import rules
+from rmsprop._saving.pytorch import as_in_torch
 from runs import DTYPES, FORMS, RULES, Run, Unchanged, assert_same_state, random_params
 
 SWAPPED = np.dtype(np.float64).newbyteorder()  # as this machine does not have it
@@ -21,7 +23,7 @@ def made_of_torch(state_dict):
     state_dict = copy.deepcopy(state_dict)
     for group in state_dict["param_groups"]:
         is_rmsprop = "alpha" in group
-        for name in AS_IN_TORCH["rmsprop" if is_rmsprop else "adagrad"].keys() - {"maximize"}:
+        for name in as_in_torch(rules["rmsprop" if is_rmsprop else "adagrad"]).keys() - {"maximize"}:
             del group[name]
         group.pop("name", None)
         group |= {"foreach": None, "differentiable": False}
@@ -368,6 +370,32 @@ def test_a_dict_with_an_entry_that_pytorch_does_not_have_is_of_another_rule(rule
         saved["param_groups"][0].pop(only_in_torch, None)
     with Unchanged(run.optimizer), pytest.raises(ValueError, match=name):
         run.optimizer.load_state_dict(saved)
+
+
+@pytest.fixture(params=["first", "last"])
+def another_rule(request, monkeypatch):
+    """A rule that is in the table of rules and nowhere else, with hyperparameters that RMSprop has too."""
+    names = ("lr", "weight_decay", "decoupled_weight_decay", "maximize", "clip_norm")
+    rule = SimpleNamespace(name="another", hyperparameters=names, defaults=dict.fromkeys(names), state=())
+    table = {"another": rule, **rules} if request.param == "first" else {**rules, "another": rule}
+    monkeypatch.setattr("rmsprop._saving.rules.rules", table)
+    monkeypatch.setattr("rmsprop._saving.pytorch.rules", table)
+    return rule
+
+
+@pytest.mark.parametrize("name", ["plain", "adagrad"])
+def test_another_rule_in_the_table_does_not_get_in_the_way_of_dicts_of_pytorch(name, another_rule):
+    run = Run(name, eps_in_sqrt=False).step(2)
+    run.optimizer.load_state_dict(made_of_torch(run.optimizer.state_dict()))
+    with pytest.raises(ValueError, match="wanted the hyperparameters of .*another.*, got lr, betas"):
+        convert.from_torch({"state": {}, "param_groups": [{"lr": 0.1, "betas": (0.9, 0.9), "params": [0]}]})
+
+
+def test_a_rule_needs_nothing_but_its_row_in_the_table_to_come_from_pytorch(another_rule):
+    group = {"lr": 0.1, "weight_decay": 0.5, "maximize": True, "foreach": None, "params": [0]}
+    (ours,) = convert.from_torch({"state": {0: {}}, "param_groups": [group]})["param_groups"]
+    formula = {"decoupled_weight_decay": False, "clip_norm": None}
+    assert ours == {"lr": 0.1, "weight_decay": 0.5, "maximize": True, "params": [0], **formula}
 
 
 def test_an_exception_of_a_schedule_changes_nothing():

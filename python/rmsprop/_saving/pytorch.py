@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rmsprop._saving.layout import current_lr, groups_and_state
-from rmsprop._saving.rules import rule_with, rules
+from rmsprop._saving.rules import Rule, rule_with, rules
 
 Array = NDArray[Any]
 
@@ -18,28 +18,30 @@ ONLY_IN_TORCH = frozenset({"foreach", "capturable", "differentiable", "fused"})
 LEFT_BY_TORCH_SCHEDULERS = frozenset({"initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr"})
 """Entries that PyTorch's schedulers keep in the groups for themselves."""
 
-OF_BOTH = {
+AS_IN_TORCH: dict[str, Any] = {
     "maximize": False,
     "decoupled_weight_decay": False,
     "eps_in_sqrt": False,
     "clip_value": None,
     "clip_norm": None,
-}
-
-AS_IN_TORCH: dict[str, dict[str, Any]] = {
-    "adagrad": OF_BOTH,
-    "rmsprop": {
-        **OF_BOTH,
-        "nesterov": False,
-        "lr_in_momentum": False,
-        "bias_correction": False,
-        "initial_accumulator_value": 0.0,
-    },
+    "nesterov": False,
+    "lr_in_momentum": False,
+    "bias_correction": False,
+    "initial_accumulator_value": 0.0,
 }
 """Hyperparameters that PyTorch's optimizers lack, with the values of their formulas."""
 
+IN_TORCH = {"adagrad": {"initial_accumulator_value"}}
+"""Those of them that PyTorch's optimizer for a rule has."""
+
 SWITCHED_OFF = {"decoupled_weight_decay": "weight_decay", "lr_in_momentum": "momentum"}
 """Hyperparameters without effect while another one is 0."""
+
+
+def as_in_torch(rule: Rule) -> dict[str, Any]:
+    """Return the hyperparameters of a rule that PyTorch's optimizer lacks, with the values of its formula."""
+    lacking = set(rule.hyperparameters) - IN_TORCH.get(rule.name, set())
+    return {name: value for name, value in AS_IN_TORCH.items() if name in lacking}
 
 
 def is_from_torch(groups: list[Mapping[str, Any]]) -> bool:
@@ -115,7 +117,7 @@ def to_torch(state_dict: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _group_from_torch(saved: Mapping[str, Any], label: str) -> dict[str, Any]:
-    rule = rule_with(saved, absent=AS_IN_TORCH)
+    rule = rule_with(saved, absent=as_in_torch)
     if rule is None:
         raise ValueError(
             f"{label}: wanted the hyperparameters of {' or '.join(rules)}, got {', '.join(map(str, saved))}"
@@ -127,19 +129,19 @@ def _group_from_torch(saved: Mapping[str, Any], label: str) -> dict[str, Any]:
                 f"{label}: got {name}={value!r}, which PyTorch's {rule.name} does not have: it is of another optimizer"
             )
     kept = {name: _number_from_torch(value) for name, value in saved.items() if name not in dropped}
-    return {**AS_IN_TORCH[rule.name], **kept}
+    return {**as_in_torch(rule), **kept}
 
 
 def _group_for_torch(group: Mapping[str, Any], state: Mapping[int, Any], label: str) -> dict[str, Any]:
     rule = rule_with(group)
     if rule is None:
         raise ValueError(f"{label}: wanted all hyperparameters of {' or '.join(rules)}, got {', '.join(group)}")
-    as_in_torch = AS_IN_TORCH[rule.name]
-    only_here = as_in_torch.keys() - {"maximize"}
+    formula = as_in_torch(rule)
+    only_here = formula.keys() - {"maximize"}
     for name in sorted(only_here - {"initial_accumulator_value"}):  # which is in the accumulators by now
         is_off = name in SWITCHED_OFF and not group.get(SWITCHED_OFF[name])
-        if group[name] != as_in_torch[name] and not is_off:
-            raise ValueError(f"{label}[{name!r}]: got {group[name]}, but all that PyTorch does is {as_in_torch[name]}")
+        if group[name] != formula[name] and not is_off:
+            raise ValueError(f"{label}[{name!r}]: got {group[name]}, but all that PyTorch does is {formula[name]}")
     return {
         **{name: value for name, value in group.items() if name not in only_here},
         "lr": current_lr(group, state),

@@ -1,11 +1,11 @@
 """The rule of a state dict, and the state that it needs."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from rmsprop._core import Naming, Rule, Stepper, rules
 
-__all__ = ["rule_with", "rules", "state_names"]
+__all__ = ["Rule", "rule_with", "rules", "state_names"]
 
 
 def state_names(rule: Rule, group: Mapping[str, Any]) -> tuple[str, ...]:
@@ -14,14 +14,15 @@ def state_names(rule: Rule, group: Mapping[str, Any]) -> tuple[str, ...]:
     return Stepper(rule.name, Naming.optimizer).state_names(hyperparameters)
 
 
-def rule_with(hyperparameters: Collection[str], absent: Mapping[str, Collection[str]] | None = None) -> Rule | None:
-    """Return the rule that has these hyperparameters, or None.
+def rule_with(
+    hyperparameters: Collection[str], absent: Callable[[Rule], Collection[str]] = lambda rule: ()
+) -> Rule | None:
+    """Return the rule that has these hyperparameters, of several the one that has the most of them, or None.
 
     Args:
         hyperparameters: names; there may be others among them.
-        absent: for each rule the names that may be missing.
+        absent: returns the names of a rule's hyperparameters that may be missing.
     """
-    for rule in rules.values():
-        if set(rule.hyperparameters) - set(absent[rule.name] if absent else ()) <= set(hyperparameters):
-            return rule
-    return None
+    given = set(hyperparameters)
+    found = [rule for rule in rules.values() if set(rule.hyperparameters) - set(absent(rule)) <= given]
+    return max(found, key=lambda rule: len(given.intersection(rule.hyperparameters)), default=None)
