@@ -111,11 +111,11 @@ def to_optax(state_dict: StateDict, opt_state: Any) -> Any:
         state_dict: what `state_dict()` of our optimizer returned. Its momentum must be that of optax:
             `lr_in_momentum=True`.
         opt_state: the state to fill, as `init(params)` of `optax.rmsprop(...)` or `optax.adagrad(...)` returns it, also
-            inside of `optax.chain`. If `params` is a dict from names to arrays and our parameters have names, they are
-            found by name; otherwise ours are in the order of `jax.tree.leaves(params)`.
+            inside of `optax.chain`. If our parameters have names or paths (`"layer.w"`) and `params` has names, these have
+            to be the same, and arrays are found by them; otherwise ours are in the order of `jax.tree.leaves(params)`.
 
     Raises:
-        ValueError: the state is not what these hyperparameters need.
+        ValueError: the state is not what these hyperparameters need, or the names are others.
 
     Examples:
         >>> opt_state = to_optax(opt.state_dict(), optax.rmsprop(1e-3).init(params))  # doctest: +SKIP
@@ -139,7 +139,7 @@ def from_optax(opt_state: Any, state_dict: StateDict) -> dict[str, Any]:
             `opt_state` counts steps, as without schedule and bias correction, its step counts stay.
 
     Raises:
-        ValueError: the state is not what these hyperparameters need.
+        ValueError: the state is not what these hyperparameters need, or the names are others.
 
     Examples:
         >>> opt.load_state_dict(from_optax(opt_state, opt.state_dict()))  # doctest: +SKIP
@@ -295,9 +295,15 @@ def _tree_like(tree: Any, arrays: list[Array], names: list[str] | None) -> Any:
 def _numbers_of_leaves(tree: Any, names: list[str] | None) -> list[int]:
     """Return for each leaf of a tree, in JAX's order, which parameter it belongs to."""
     paths = [path for path, _ in import_module("jax").tree_util.tree_leaves_with_path(tree)]
-    if names is None or not isinstance(tree, Mapping) or [len(path) for path in paths] != [1] * len(names):
+    if names is None or all(hasattr(key, "idx") for path in paths for key in path):  # lists, which JAX does not sort
         return list(range(len(paths)))
-    keys = [path[0].key for path in paths]
-    if set(keys) != set(names):
+    keys = [".".join(str(_name_of(key)) for key in path) for path in paths]
+    if sorted(keys) != sorted(names):
         raise ValueError(f"optax: got arrays of the names {keys}, wanted {names}")
-    return [names.index(key) for key in keys]
+    number_of = {name: number for number, name in enumerate(names)}
+    return [number_of[key] for key in keys]
+
+
+def _name_of(key: Any) -> Any:
+    """Return the name or index in an entry of one of JAX's paths, of whichever kind of container it is."""
+    return next(getattr(key, kind) for kind in ("key", "idx", "name") if hasattr(key, kind))

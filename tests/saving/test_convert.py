@@ -343,7 +343,9 @@ FORMS = {
     "dict": dict,
     "list": lambda params: list(params.values()),
     "nested": lambda params: {"layer": {"kernel": params["w"]}, "rest": [params["a"], params["s"]]},
+    "paths": lambda params: {"out": {"w": params["w"], "a": params["a"]}, "first": [params["s"]]},
 }
+HAVE_NAMES = ("dict", "paths")  # and JAX sorts them: its order is not ours
 
 
 class OptaxRun:
@@ -368,24 +370,27 @@ class OptaxRun:
             tree = self.jax.tree.map(self.jax.numpy.array, self.form(gradients(t)))
             updates, self.state = self.transformation.update(tree, self.state, self.params)
             self.params = self.optax.apply_updates(self.params, updates)
-        params = self.params
-        if isinstance(params, dict) and "w" in params:
-            params = [params[name] for name in weights()]
-        return [np.array(leaf) for leaf in self.jax.tree.leaves(params)]
+        order = self.jax.tree.leaves(self.form({name: name for name in weights()}))
+        leaves = dict(zip(order, self.jax.tree.leaves(self.params), strict=True))
+        return [np.array(leaves[name]) for name in weights()]
 
 
 def ours_like_optax(name, options, form):
-    """Return parameters and an optimizer of ours: with names for a dict, without otherwise."""
+    """Return parameters and an optimizer of ours, with names or without."""
     params = weights()
     optimizer = rmsprop.RMSprop if name == "rmsprop" else rmsprop.Adagrad
     preset = presets.optax if name == "rmsprop" else presets.adagrad.optax
     options = {{"decay": "alpha"}.get(option, option): value for option, value in options.items()}
-    return params, optimizer(params if form == "dict" else list(params.values()), **{**preset, "lr": 0.05, **options})
+    return params, optimizer(in_our_form(params, form), **{**preset, "lr": 0.05, **options})
 
 
-def stepped_without_names(optimizer, params, first, count, form):
+def in_our_form(arrays, form):
+    return FORMS[form](arrays) if form in HAVE_NAMES else list(arrays.values())
+
+
+def stepped_in_form(optimizer, params, first, count, form):
     for t in range(first, first + count):
-        optimizer.step(gradients(t) if form == "dict" else list(gradients(t).values()))
+        optimizer.step(in_our_form(gradients(t), form))
     return list(params.values())
 
 
@@ -399,16 +404,16 @@ def check_moving_from_optax(name, options, form):
     ours.load_state_dict(convert.from_optax(theirs.state, ours.state_dict()))
     step = BEFORE if "bias_correction" in options else 77  # nothing else counts in optax
     assert [entry["step"] for entry in ours.state.values()] == [step] * 3
-    assert_close(stepped_without_names(ours, params, BEFORE, AFTER, form), theirs.step(BEFORE, AFTER))
+    assert_close(stepped_in_form(ours, params, BEFORE, AFTER, form), theirs.step(BEFORE, AFTER))
 
 
 def check_moving_to_optax(name, options, form):
     params, ours = ours_like_optax(name, options, form)
-    stepped_without_names(ours, params, 0, BEFORE, form)
+    stepped_in_form(ours, params, 0, BEFORE, form)
     theirs = OptaxRun(name, options, form)
     theirs.put(params)
     theirs.state = convert.to_optax(ours.state_dict(), theirs.state)
-    assert_close(theirs.step(BEFORE, AFTER), stepped_without_names(ours, params, BEFORE, AFTER, form))
+    assert_close(theirs.step(BEFORE, AFTER), stepped_in_form(ours, params, BEFORE, AFTER, form))
 
 
 every_rule_of_optax = pytest.mark.parametrize(("name", "options"), OPTAX.values(), ids=OPTAX)
@@ -450,6 +455,34 @@ def check_what_does_not_fit_optax():
         convert.to_optax(saved, other_shapes)
     with pytest.raises(ValueError, match=r"shape \(7, 7\) does not match"):
         ours.load_state_dict(convert.from_optax(other_shapes, saved))
+
+
+def check_names_of_optax():
+    import optax
+
+    def ours_for(params):
+        ours = rmsprop.RMSprop(params, **presets.optax)
+        for i, entry in enumerate(ours.state.values()):
+            entry["square_avg"][...] = i
+        return ours
+
+    like = {"layers": [{"w": np.ones(2), "b": np.ones(2)}, {"w": np.ones(2)}], "a": np.ones(2)}
+    ours = ours_for(like)
+    theirs = convert.to_optax(ours.state_dict(), optax.rmsprop(0.1).init(like))
+    nu = theirs[0].nu
+    found = [nu["layers"][0]["w"], nu["layers"][0]["b"], nu["layers"][1]["w"], nu["a"]]
+    assert [int(array[0]) for array in found] == [0, 1, 2, 3]
+    back = rmsprop.RMSprop(like, **presets.optax)
+    back.load_state_dict(convert.from_optax(theirs, back.state_dict()))
+    assert_same_state(back, ours)
+    others = {"layer": {"weight": np.ones(2), "b": np.ones(2)}}
+    for params in ({"w": np.ones(2), "b": np.ones(2)}, {"layer": {"w": np.ones(2), "b": np.ones(2)}}):
+        with pytest.raises(ValueError, match=r"got arrays of the names .*'layer.weight'.*, wanted .*w'"):
+            convert.to_optax(ours_for(params).state_dict(), optax.rmsprop(0.1).init(others))
+
+
+def test_arrays_in_nested_containers_of_optax_are_found_by_their_paths(in_own_process):
+    in_own_process("optax", check_names_of_optax)
 
 
 def test_what_does_not_fit_optax_is_an_error(in_own_process):
