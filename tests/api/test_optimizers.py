@@ -284,6 +284,18 @@ def test_group_added_by_name_is_known_by_name():
     assert optimizer.state["b"]["step"] == 1
 
 
+def test_adding_a_group_makes_the_state_of_that_group_alone():
+    optimizer = rmsprop.RMSprop([np.ones(2)])
+    optimizer.param_groups[0]["momentum"] = 0.9
+    optimizer.add_param_group({"params": [np.ones(3), np.ones(4)], "momentum": 0.5})
+    assert [sorted(entry) for entry in optimizer.state.values()] == [
+        ["square_avg", "step"],
+        *[["momentum_buffer", "square_avg", "step"]] * 2,
+    ]
+    optimizer.step([np.ones(2), np.ones(3), np.ones(4)])
+    assert [entry["momentum_buffer"].shape for entry in optimizer.state.values()] == [(2,), (3,), (4,)]
+
+
 BAD_GROUPS = {
     "no mapping": (lambda old, new: [new], TypeError, r"param_groups: got list, wanted a dict with 'params'"),
     "no params": (lambda old, new: {"lr": 0.1}, TypeError, r"param_groups: got dict, wanted a dict with 'params'"),

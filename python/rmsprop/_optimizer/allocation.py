@@ -41,6 +41,7 @@ def empty_state(param: NDArray[Any], place: int) -> NDArray[Any]:
 
 def allocate_missing_state(
     groups: list[dict[str, Any]],
+    first: int,
     columns: StateColumns,
     accumulator: str,
     state_names: Callable[[dict[str, Any]], tuple[str, ...]],
@@ -49,11 +50,11 @@ def allocate_missing_state(
 
     Args:
         groups: with the parameters and their hyperparameters.
-        columns: of these groups; what is missing is put into them.
+        first: the index of their first parameter in the columns.
+        columns: what is missing is put into them.
         accumulator: the name of the state that starts from `initial_accumulator_value`; other state starts from 0.
         state_names: returns the names of the state that a group needs.
     """
-    first = 0
     for group in groups:
         needed = state_names(group)
         for index, param in enumerate(group["params"], first):

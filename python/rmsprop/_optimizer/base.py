@@ -107,6 +107,8 @@ class Optimizer(StepOptions):
     def add_param_group(self, group: Group) -> None:
         """Add a group of parameters with hyperparameters of its own.
 
+        Each call checks the parameters of all groups: many groups are added faster by the constructor.
+
         Args:
             group: `params` (an array, a sequence, or a dict by name like the parameters before), any hyperparameters
                 that differ from the defaults, and optionally a `name`.
@@ -251,7 +253,7 @@ class Optimizer(StepOptions):
                     f"params[{key!r}]: got {type(param).__name__}, wanted a numpy.ndarray; "
                     "the optimizers for PyTorch's tensors are in rmsprop.torch"
                 )
-        self._allocate_missing_state(groups, columns)
+        self._allocate_missing_state(added, columns, len(columns.steps) - len(params))
         self._replace(param_groups=groups, _columns=columns, _names=names, _keys=names.keys, _is_nested=names.is_nested)
 
     def _replace(self, **attributes: Any) -> None:
@@ -271,8 +273,8 @@ class Optimizer(StepOptions):
         """Raise what a step would raise with these groups and columns, and gradients that fit."""
         self._stepper.check(groups, columns.for_engine)
 
-    def _allocate_missing_state(self, groups: list[dict[str, Any]], columns: StateColumns) -> None:
-        allocate_missing_state(groups, columns, rules[self.rule].accumulator, self._needed_state)
+    def _allocate_missing_state(self, groups: list[dict[str, Any]], columns: StateColumns, first: int = 0) -> None:
+        allocate_missing_state(groups, first, columns, rules[self.rule].accumulator, self._needed_state)
 
     def _columns_with_missing_state(self) -> StateColumns:
         """Return the columns with all state that the hyperparameters need now."""
