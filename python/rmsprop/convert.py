@@ -111,8 +111,9 @@ def to_optax(state_dict: StateDict, opt_state: Any) -> Any:
         state_dict: what `state_dict()` of our optimizer returned. Its momentum must be that of optax:
             `lr_in_momentum=True`.
         opt_state: the state to fill, as `init(params)` of `optax.rmsprop(...)` or `optax.adagrad(...)` returns it, also
-            inside of `optax.chain`. If our parameters have names or paths (`"layer.w"`) and `params` has names, these have
-            to be the same, and arrays are found by them; otherwise ours are in the order of `jax.tree.leaves(params)`.
+            inside of `optax.chain`. If our parameters have names or paths (`"layer.w"`) and `params` has names, these
+            have to be the same, and arrays are found by them; otherwise ours are in the order of
+            `jax.tree.leaves(params)`.
 
     Raises:
         ValueError: the state is not what these hyperparameters need, or the names are others.

@@ -5,7 +5,7 @@ Nothing that Python can pass to a step may crash the process or hang it.
 
 import pytest
 
-from malice import ENGINE, assert_survived, outcomes_of
+from malice import ARRAYS, assert_survived, outcomes_of
 
 pytestmark = pytest.mark.timeout(900)  # all programs run before the first test
 
@@ -222,7 +222,7 @@ MALICE = {
 
 @pytest.fixture(scope="module")
 def outcomes():
-    return outcomes_of(ENGINE, MALICE)
+    return outcomes_of(ARRAYS, MALICE)
 
 
 @pytest.mark.parametrize("name", MALICE)

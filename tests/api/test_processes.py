@@ -3,25 +3,18 @@
 Each runs in a Python of its own with a time limit: a hang is a failure.
 """
 
-import os
 import subprocess
 import sys
 
 import pytest
 
-from children import output_of
+from children import FORKS, RUNS, output_of
 
-FORKS = pytest.mark.skipif(not hasattr(os, "fork"), reason="this operating system has no fork")
-
-# A run that is long enough for three threads, and what the reference makes of it.
-RUN = """
-import concurrent.futures, multiprocessing, os, sys, threading, warnings
-import numpy as np
-import numpy.random  # now: a child that is forked while another thread imports a module could never import it
-import rmsprop
+# A run, and what the reference makes of it.
+RUN = (
+    RUNS
+    + """
 from rmsprop import reference
-
-SIZE, STEPS = 120_000, 3
 
 def problem(seed):
     return np.random.default_rng(seed).standard_normal((2, SIZE))
@@ -43,10 +36,9 @@ def expected(seed):
 def same(params, seeds):
     return [param.tobytes() for param in params] == [expected(seed).tobytes() for seed in seeds]
 
-# Python warns of each fork beside other threads. That such a child steps is what is tested.
-warnings.filterwarnings("ignore", category=DeprecationWarning)
 rmsprop.set_num_threads(3)
 """
+)
 
 
 def run(code, *arguments, **options):

@@ -387,7 +387,7 @@ def another_rule(request, monkeypatch):
 def test_another_rule_in_the_table_does_not_get_in_the_way_of_dicts_of_pytorch(name, another_rule):
     run = Run(name, eps_in_sqrt=False).step(2)
     run.optimizer.load_state_dict(made_of_torch(run.optimizer.state_dict()))
-    with pytest.raises(ValueError, match="wanted the hyperparameters of .*another.*, got lr, betas"):
+    with pytest.raises(ValueError, match=r"wanted the hyperparameters of .*another.*, got lr, betas"):
         convert.from_torch({"state": {}, "param_groups": [{"lr": 0.1, "betas": (0.9, 0.9), "params": [0]}]})
 
 

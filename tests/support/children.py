@@ -9,6 +9,23 @@ import textwrap
 import traceback
 import warnings
 
+import pytest
+
+FORKS = pytest.mark.skipif(not hasattr(os, "fork"), reason="this operating system has no fork")
+
+# What programs begin with that compare runs in several processes or threads; a step is large enough for threads.
+RUNS = """
+import concurrent.futures, multiprocessing, os, sys, threading, warnings
+import numpy as np
+import numpy.random  # now: a child that is forked while another thread imports a module could never import it
+import rmsprop
+
+SIZE, STEPS = 120_000, 3
+
+# Python warns of each fork beside other threads. That such a child steps is what is tested.
+warnings.filterwarnings("ignore", category=DeprecationWarning)
+"""
+
 
 def run_python(code, *arguments, timeout=60, before=(), **environment):
     """Run code in a Python of its own, with a command before it if wanted, and return how it ended."""

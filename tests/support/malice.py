@@ -32,16 +32,12 @@ for line in sys.stdin:
 """
 
 
-# What programs begin with that attack the engine below the optimizers, too.
-ENGINE = """
-import gc, os, pickle, sys, threading, time
+BEGINNING = """
+import gc, os, pickle, sys, threading, time, weakref
 import numpy as np
 import rmsprop
 from rmsprop import _core, functional
 from rmsprop._core import Hold, Naming, Rule, Stepper
-
-big = lambda: np.ones(1 << 17)
-armed = False
 
 def attempt(call, *arguments, **more):
     try:
@@ -49,6 +45,14 @@ def attempt(call, *arguments, **more):
     except Exception as error:
         print(type(error).__name__, str(error)[:200])
         return str(error)
+"""
+
+# What programs begin with that use arrays of NumPy, and engines below the optimizers.
+ARRAYS = (
+    BEGINNING
+    + """
+big = lambda: np.ones(1 << 17)
+armed = False
 
 class Text(str):
     '''A str that runs `on_compare(self)` when it is compared with another.'''
@@ -79,6 +83,25 @@ def interleaved():
     a = np.lib.stride_tricks.as_strided(memory, (1 << 8, 3), (8 * 7, 8 * 3))
     return a, np.lib.stride_tricks.as_strided(memory[0, 1:], (1 << 8, 3), (8 * 7, 8 * 3))
 """
+)
+
+# What programs begin with that use tensors of PyTorch.
+TENSORS = (
+    BEGINNING
+    + """
+import torch
+import rmsprop.torch
+from rmsprop.torch import Adagrad, RMSprop
+
+n = 1 << 17
+
+def big(*shape, grad=True):
+    tensor = torch.ones(shape or n, requires_grad=True)
+    if grad:
+        tensor.grad = torch.ones_like(tensor).detach()
+    return tensor
+"""
+)
 
 
 def outcomes_of(preamble, programs):

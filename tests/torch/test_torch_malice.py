@@ -4,31 +4,14 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
-from malice import assert_survived, outcomes_of  # noqa: E402
+from malice import TENSORS, assert_survived, outcomes_of  # noqa: E402
 
 pytestmark = pytest.mark.timeout(900)  # all programs run before the first test
 
-PREAMBLE = """
-import gc, os, sys, threading, time, weakref
-import torch
-import rmsprop.torch
-from rmsprop.torch import Adagrad, RMSprop
-
+PREAMBLE = (
+    TENSORS
+    + """
 BUSY = "in the middle of another step"
-n = 1 << 17
-
-def big(*shape, grad=True):
-    tensor = torch.ones(shape or n, requires_grad=True)
-    if grad:
-        tensor.grad = torch.ones_like(tensor).detach()
-    return tensor
-
-def attempt(call, *arguments, **more):
-    try:
-        call(*arguments, **more)
-    except Exception as error:
-        print(type(error).__name__, str(error)[:200])
-        return str(error)
 
 class Nosy(torch.Tensor):
     '''A tensor that calls `when[name]` whenever PyTorch's function of that name is called with it.'''
@@ -42,6 +25,7 @@ class Nosy(torch.Tensor):
                 cls.when[key]()
         return super().__torch_function__(function, types, args, kwargs or {})
 """
+)
 
 # A busy machine may keep the other thread waiting until the step is over, which tells nothing: then it is tried again.
 DROPPED = """

@@ -4,36 +4,16 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
-from malice import assert_survived, outcomes_of  # noqa: E402
+from malice import TENSORS, assert_survived, outcomes_of  # noqa: E402
 
 pytestmark = pytest.mark.timeout(900)  # all programs run before the first test
 
-PREAMBLE = """
-import gc, os, sys, threading, time
-import numpy as np
-import torch
-import rmsprop.torch
-from rmsprop import functional
-from rmsprop._core import Naming, Stepper
-from rmsprop.torch import Adagrad, RMSprop
+PREAMBLE = (
+    TENSORS
+    + """
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-
-n = 1 << 17
-
-def big(*shape, grad=True):
-    tensor = torch.ones(shape or n, requires_grad=True)
-    if grad:
-        tensor.grad = torch.ones_like(tensor).detach()
-    return tensor
-
-def attempt(call, *arguments, **more):
-    try:
-        call(*arguments, **more)
-    except Exception as error:
-        print(type(error).__name__, str(error)[:200])
-        return str(error)
 
 class Mode(TorchFunctionMode):
     '''Calls `on_call(name)` before each function of PyTorch.'''
@@ -41,6 +21,7 @@ class Mode(TorchFunctionMode):
         on_call(getattr(function, "__name__", ""))
         return function(*args, **(kwargs or {}))
 """
+)
 
 MALICE = {
     "mode that frees what a function was given, whenever it is asked": """

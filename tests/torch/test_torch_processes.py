@@ -3,27 +3,19 @@
 Each runs in a Python of its own with a time limit: a hang is a failure.
 """
 
-import os
-
 import pytest
 
-from children import output_of
+from children import FORKS, RUNS, output_of
 
 pytest.importorskip("torch", reason="PyTorch is not installed")
 
-FORKS = pytest.mark.skipif(not hasattr(os, "fork"), reason="this operating system has no fork")
-
-# A run that is long enough for several threads, and what the NumPy API makes of it. No tensor of PyTorch's is computed
-# with in a child: its own threads do not survive a fork.
-RUN = """
-import concurrent.futures, multiprocessing, os, sys, threading, warnings
-import numpy as np
-import numpy.random  # now: a child that is forked while another thread imports a module could never import it
+# A run, and what the NumPy API makes of it. No tensor of PyTorch's is computed with in a child: its own threads do not
+# survive a fork.
+RUN = (
+    RUNS
+    + """
 import torch
-import rmsprop
 import rmsprop.torch
-
-SIZE, STEPS = 120_000, 3
 
 def problem(seed):
     return np.random.default_rng(seed).standard_normal((2, SIZE)).astype(np.float32)
@@ -49,10 +41,9 @@ def expected(seed):
 
 EXPECTED = {seed: expected(seed) for seed in range(4)}
 
-# Python warns of each fork beside other threads. That such a child steps is what is tested.
-warnings.filterwarnings("ignore", category=DeprecationWarning)
 rmsprop.set_num_threads(2)
 """
+)
 
 
 def run(code):
