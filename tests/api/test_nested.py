@@ -2,6 +2,7 @@
 
 import collections
 import copy
+import enum
 import pickle
 import re
 
@@ -165,6 +166,25 @@ def test_state_dicts_and_checkpoints_have_the_paths_as_names(tmp_path):
     renamed = rmsprop.RMSprop({"layer": form(*arrays())}, momentum=0.9)
     with pytest.raises(ValueError, match=r"got a parameter of the name 'layers.0.w', wanted 'layer.layers.0.w'"):
         renamed.load_state_dict(saved)
+
+
+class Name(str, enum.Enum):
+    LAYER = "layer"
+    BIAS = "b"
+
+
+@pytest.mark.parametrize("name", [Name, np.str_], ids=["enum", "NumPy"])
+def test_names_of_a_subclass_of_str_are_plain_ones(name, tmp_path):
+    params = {name("layer"): {name("b"): np.ones(2)}}, {name("b"): np.ones(2)}
+    for param, path in zip(params, ("layer.b", "b"), strict=True):
+        optimizer = rmsprop.RMSprop(param)
+        optimizer.step({"layer": {"b": np.ones(2)}} if path == "layer.b" else {"b": np.ones(2)})
+        optimizer.step(copy.deepcopy(param))
+        assert [(key, type(key)) for key in optimizer.state] == [(path, str)]
+        optimizer.load_state_dict(optimizer.state_dict())
+        optimizer.save(tmp_path / "file.safetensors")
+        optimizer.load(tmp_path / "file.safetensors")
+        assert optimizer.state[path]["step"] == 2
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))], ids=["copy", "pickle"])

@@ -143,7 +143,7 @@ def _items(container: Any, first: int, path: str | None) -> Iterator[tuple[Any, 
     for name, item in container.items():
         if not isinstance(name, str):
             raise TypeError(f"params{_place(path)}: got {name!r} as a name, wanted a str")
-        yield name, item
+        yield str.__str__(name), item  # a plain str, also of a subclass that shows itself as another
 
 
 def _copy_of(tree: Tree) -> Tree:
