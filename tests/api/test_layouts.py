@@ -441,6 +441,24 @@ def test_state_of_a_subclass_is_a_plain_array(optimizer):
     assert_same_bits(np.asarray(param), expected)
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.complex128])
+@pytest.mark.parametrize("shape", [(3, 4), (300, 40)])
+def test_state_of_a_subclass_is_plain_and_apart_whatever_functions_of_numpy_it_overrides(shape, dtype):
+    class Overriding(np.ndarray):
+        def __array_function__(self, function, types, args, kwargs):
+            return self  # so that what is put into new state would be put into the parameter
+
+    param = np.ones(shape, dtype).view(Overriding)
+    optimizer = rmsprop.Adagrad(param, initial_accumulator_value=0.5)
+    plain = param.view(np.ndarray)
+    assert (plain == 1).all()
+    state = optimizer.state[0]["sum"]
+    assert type(state) is np.ndarray
+    assert state[0, 0] == (0.5 + 0.5j if dtype is np.complex128 else 0.5)
+    optimizer.step(np.ones(shape, dtype))
+    assert (plain != 1).all()
+
+
 def test_dtype_with_metadata_has_the_bits_of_the_reference():
     dtype = np.dtype(np.float32, metadata={"unit": "m"})
     param, grad, square_avg = (np.full(9, value, dtype) for value in (1.0, 0.5, 0.25))

@@ -113,6 +113,21 @@ def test_names_of_any_letters_survive(path):
             rmsprop.RMSprop({name + "x": np.ones(1)}).load(path)
 
 
+def test_state_of_a_subclass_is_saved_as_it_lies_in_memory(path):
+    class Liar(np.ndarray):
+        nbytes = property(lambda self: 5)
+        itemsize = property(lambda self: 1)
+
+        def tobytes(self, order=None):
+            return b"what it is not"
+
+    optimizer = small()
+    for entry in optimizer.state.values():
+        entry["square_avg"] = np.full_like(entry["square_avg"], 0.5).view(Liar)
+    optimizer.save(path)
+    assert loaded_value(path) == 0.5
+
+
 def test_optimizers_with_and_without_names_load_each_other_s_files(path):
     Run(form="list").step(2).optimizer.save(path)
     run = Run(form="dict")

@@ -30,7 +30,8 @@ def empty_state(param: NDArray[Any], place: int) -> NDArray[Any]:
         param: An array of any layout.
         place: Which state of the parameter this is, from 0: each kind has its own offset.
     """
-    array = np.empty_like(param, order="K", subok=False)
+    param = np.asarray(param)  # a subclass may override NumPy's functions
+    array = np.empty_like(param, order="K")
     if array.nbytes < LEAST_BYTES:
         return array
     memory = np.empty(array.nbytes + PAGE, np.uint8)
@@ -61,9 +62,9 @@ def allocate_missing_state(
             for place, (name, column) in enumerate(zip(columns.names, columns.arrays, strict=True)):
                 if name in needed and column[index] is None:
                     value = group["initial_accumulator_value"] if name == accumulator else 0
-                    if np.iscomplexobj(param):  # real and imaginary parts are separate elements
-                        value = complex(value, value)
                     array = empty_state(param, place)
+                    if np.iscomplexobj(array):  # real and imaginary parts are separate elements
+                        value = complex(value, value)
                     array.fill(value)
                     column[index] = array
         first += len(group["params"])

@@ -151,9 +151,9 @@ def _without_schedule(group: Mapping[str, Any], state: Mapping[int, Any], index:
 
 
 def _arrays_of(state: Mapping[int, Mapping[str, Any]]) -> dict[str, Array]:
-    """Return all arrays of a state dict under their names in the file."""
+    """Return all arrays of a state dict under their names in the file, as plain ones."""
     return {
-        f"state.{index}.{name}": array
+        f"state.{index}.{name}": np.asarray(array)
         for index, entry in state.items()
         for name, array in entry.items()
         if name != "step"
