@@ -97,6 +97,20 @@ def test_wrong_arguments_are_named(make_arguments, error, message):
         step_in_backward(*make_arguments(new_model()))
 
 
+@BOTH
+def test_a_module_with_a_parameter_that_has_no_shape_yet_is_refused_as_a_whole(make):
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.LazyLinear(3))
+    optimizer = make(model.parameters())
+    with pytest.raises(ValueError, match="uninitialized parameter"):
+        step_in_backward(model, optimizer)
+    model(torch.ones(1, 4)).sum().backward()
+    assert all(param.grad is not None for param in model.parameters())
+    step_in_backward(model, optimizer)
+    model.zero_grad()
+    model(torch.ones(1, 4)).sum().backward()
+    assert [float(optimizer.state[param]["step"]) for param in model.parameters()] == [1] * 4
+
+
 def test_peak_memory_is_lower_by_nearly_the_size_of_the_gradients():
     code = """if True:
         import pathlib, re, sys

@@ -40,7 +40,7 @@ def step_in_backward(module: torch.nn.Module, optimizer: Optimizer) -> Registrat
     Raises:
         TypeError: `module` is not a module, or `optimizer` is not one of this package.
         ValueError: the optimizer clips by norm or checks for gradients that are not finite, it has none of the module's
-            parameters, or the module's gradients are reduced or sharded over processes.
+            parameters, one of a lazy module has no shape yet, or gradients are reduced or sharded over processes.
         RuntimeError: from the backward pass, if it is inside another, if clipping by norm is enabled later, or if the
             optimizer is in the middle of another call; and from a wrapper for several processes that is applied later.
 
@@ -82,7 +82,13 @@ class Registration:
         self._ids = {id(param) for param in params}  # not the parameters, whose hooks keep this object alive
         self._places: dict[int, tuple[int, int, int]] = {}
         self._task = self._found_in_task = -1
-        self._handles = [param.register_post_accumulate_grad_hook(_Hook(self)) for param in params]
+        self._handles: list[Any] = []
+        try:
+            for param in params:
+                self._handles.append(param.register_post_accumulate_grad_hook(_Hook(self)))
+        except BaseException:
+            self.remove()
+            raise
         self._handles.append(optimizer.register_step_pre_hook(self._refuse_sharded))
         _watch_wrappers(self)
 
