@@ -57,6 +57,7 @@ def test_any_other_error_is_raised_with_the_path_and_leaves_the_old_file(name, n
     with pytest.raises(OSError, match=os.strerror(number)) as raised:
         replace(path)
     assert (raised.value.errno, raised.value.filename, raised.value.filename2) == (number, os.fspath(path), None)
+    assert str(raised.value) == f"[Errno {number}] {os.strerror(number)}: {os.fspath(path)!r}"
     assert path.read_bytes() == b"old"
     assert os.listdir(path.parent) == ["file"]
 

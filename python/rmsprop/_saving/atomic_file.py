@@ -82,7 +82,8 @@ def _naming(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        error.filename, error.filename2 = path, None
+        error.filename = path
+        del error.filename2  # None would be shown as a second path
         raise
 
 
