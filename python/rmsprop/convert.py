@@ -50,7 +50,8 @@ def to_keras(state_dict: StateDict) -> dict[str, list[Any]]:
         "average_gradient", or for Adagrad "accumulator"; and "iteration", a list of one count.
 
     Raises:
-        ValueError: parameters differ in their step count or their kinds of state, which Keras cannot represent.
+        ValueError: parameters differ in their step count or their kinds of state, which Keras cannot represent, or
+            state is missing, as that of a parameter which PyTorch has never stepped.
 
     Examples:
         >>> import numpy as np, rmsprop
@@ -78,6 +79,7 @@ def from_keras(variables: Mapping[str, Sequence[Any]], state_dict: StateDict) ->
         state_dict: of an optimizer of ours with Keras's hyperparameters (`rmsprop.presets.keras`).
 
     Raises:
+        TypeError: `variables` is not a dict.
         ValueError: the names, or the numbers of arrays, are not those that these hyperparameters need.
 
     Examples:
@@ -94,6 +96,8 @@ def from_keras(variables: Mapping[str, Sequence[Any]], state_dict: StateDict) ->
         ...     for name in to_keras(opt.state_dict())
         ... }
     """
+    if not isinstance(variables, Mapping):
+        raise TypeError(f"variables: got {type(variables).__name__}, wanted a dict of lists, as to_keras returns it")
     arrays = {name: list(values) for name, values in variables.items()}
     iteration = arrays.pop("iteration", None)
     if iteration is None or len(iteration) != 1:
@@ -177,11 +181,15 @@ def _needed_by(group: Mapping[str, Any], framework: str) -> tuple[str, ...]:
 def _lists(state_dict: StateDict, names: Mapping[str, str], framework: str) -> tuple[int, dict[str, list[Array]]]:
     """Return the step count, and copies of the arrays, by the framework's names and in the order of the parameters."""
     groups, state = groups_and_state(state_dict)
-    entries = [state[number] for number in numbers_of(groups, state)]
+    numbers = numbers_of(groups, state)
+    entries = [state[number] for number in numbers]
+    needed = _needed(state_dict, framework)
+    for number, entry in zip(numbers, entries, strict=True):
+        if missing := [name for name in ("step", *needed) if name not in entry]:
+            raise ValueError(f"state[{number}]: no {', '.join(missing)}")
     steps = {entry["step"] for entry in entries}
     if len(steps) != 1:
         raise ValueError(f"step: got {sorted(steps)}, but {framework} has one count for all parameters")
-    needed = _needed(state_dict, framework)
     if any(np.iscomplexobj(entry[name]) for entry in entries for name in needed):
         raise ValueError(f"state: real and imaginary part are two elements here, but not in {framework}")
     return steps.pop(), {names[name]: [np.array(entry[name]) for entry in entries] for name in needed}

@@ -536,6 +536,22 @@ def test_what_keras_cannot_do_is_an_error(change, message):
         convert.to_keras(ours.state_dict())
 
 
+@pytest.mark.parametrize("entry", [{}, {"step": 1}, {"square_avg": np.ones(2)}])
+def test_state_that_is_not_all_there_is_an_error(entry):
+    saved = keras_like().state_dict()
+    saved["state"][1] = entry
+    missing = ", ".join(name for name in ("step", "square_avg") if name not in entry)
+    for convert_it in (convert.to_keras, lambda saved: convert.to_optax(saved, ())):
+        with pytest.raises(ValueError, match=rf"^state\[1\]: no {missing}$"):
+            convert_it(saved)
+
+
+@pytest.mark.parametrize("variables", [None, [np.ones(2)], "velocity"])
+def test_variables_of_keras_that_are_no_dict_are_a_type_error(variables):
+    with pytest.raises(TypeError, match=r"^variables: got \w+, wanted a dict of lists"):
+        convert.from_keras(variables, keras_like().state_dict())
+
+
 def test_complex_state_is_an_error_where_a_complex_number_is_one_element():
     ours = rmsprop.RMSprop([np.ones(2, complex)], **presets.keras)
     with pytest.raises(ValueError, match="real and imaginary part are two elements here, but not in Keras"):
