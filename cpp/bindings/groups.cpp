@@ -127,6 +127,7 @@ std::vector<double> values_in(const Rule& rule, Naming naming, PyObject* dict, c
     for (PyObject* key : {Keys::get().params, Keys::get().name}) known += find(dict, key) ? 1 : 0;
     if (PyDict_Size(dict) == known) return values;
     const auto keys = py::reinterpret_steal<py::list>(PyDict_Keys(dict));  // comparing them may run code, too
+    if (!keys) throw py::error_already_set();
     for (const py::handle key : keys) {
       const bool is_known =
           key.equal(py::handle(Keys::get().params)) || key.equal(py::handle(Keys::get().name)) ||

@@ -4,13 +4,35 @@
 
 #include <pybind11/pybind11.h>
 
+#include <chrono>
 #include <cstddef>
+#include <thread>
 
 namespace rmsprop::bindings {
 
 namespace py = pybind11;
 
 inline py::object owned(PyObject* borrowed) { return py::reinterpret_borrow<py::object>(borrowed); }
+
+// Lets other threads run Python meanwhile. When the process exits, CPython before 3.14 ends any daemon thread that asks
+// for the GIL, by unwinding its stack, which a destructor must not let through: here the thread stays where it is, as
+// it does in later versions.
+class GilReleased {
+ public:
+  GilReleased() : thread_(PyEval_SaveThread()) {}
+  ~GilReleased() {
+    try {
+      PyEval_RestoreThread(thread_);
+    } catch (...) {
+      for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
+    }
+  }
+  GilReleased(const GilReleased&) = delete;
+  GilReleased& operator=(const GilReleased&) = delete;
+
+ private:
+  PyThreadState* thread_;
+};
 
 // For classes whose objects only C++ makes: to Python's `__new__` they would be memory with nothing in it.
 inline void refuse_new(const py::type& type) {

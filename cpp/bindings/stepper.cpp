@@ -145,7 +145,7 @@ void Stepper::take(Nonfinite nonfinite, bool with_norm, Source& source) {
   const bool releases_gil = plan_.elements() >= elements_worth_releasing_the_gil;
   if (releases_gil) plan_.gathered().hold();
   {
-    std::optional<py::gil_scoped_release> released;
+    std::optional<GilReleased> released;
     if (releases_gil) released.emplace();
     if (with_norm) {
       const double total = sum_of_squares(gradients, threads);

@@ -209,6 +209,39 @@ MALICE = {
                     attempt(stepper.step, [{**group_of(big()), name: odd}], [big()], ([0], ([big()], [None], [None]),
                         np.zeros(1, np.int64)), 1.0, None)
     """,
+    "a step while memory is refused": """
+        try:
+            import _testcapi
+        except ImportError:
+            print("this Python is built without the module that refuses memory")
+        else:
+            class Foreign:
+                def __dlpack__(self, **options):
+                    return big().__dlpack__()
+
+            gc.disable()
+            optimizer = rmsprop.RMSprop({"a": big(), "b": big()}, momentum=0.9)
+            arrays = {"a": big(), "b": big()}
+            optimizer.step(arrays)
+            first = optimizer.param_groups[0]["params"][0]
+            odd = [{**optimizer.param_groups[0], "unknown": 1.0}]
+            for groups, grads in (
+                (optimizer.param_groups, arrays), (optimizer.param_groups, {"a": Foreign(), "b": Foreign()}),
+                (optimizer.param_groups, {"a": big(), 2: big()}), (odd, arrays),
+            ):
+                for start in range(40):
+                    before = optimizer.state["a"]["step"], float(first[0])
+                    _testcapi.set_nomemory(start, start + 1)
+                    try:
+                        optimizer._take(groups, grads, optimizer._columns.for_engine, 1.0, None)
+                    except Exception:
+                        pass
+                    finally:
+                        _testcapi.remove_mem_hooks()
+                    after = optimizer.state["a"]["step"], float(first[0])
+                    assert (before[0] == after[0]) == (before[1] == after[1]), (start, before, after)
+            assert after[0] > 40
+    """,
     "twin whose stepper is gone": """
         twin = Stepper("rmsprop", Naming.optimizer).twin()
         hold = twin.hold("save")

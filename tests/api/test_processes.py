@@ -238,3 +238,25 @@ for _ in range(STEPS):
 print(param.tobytes() == wanted.tobytes())
 """
     assert run(code, backend) == "True"
+
+
+@pytest.mark.parametrize("options", ["num_threads=1", "clip_norm=1.0"])
+def test_a_process_ends_beside_a_daemon_thread_that_is_in_the_middle_of_a_step(options):
+    program = f"""
+        import threading, time
+        import numpy as np, rmsprop
+
+        def step_for_ever():
+            while True:
+                optimizer.step([grad])
+                is_stepping.set()
+
+        grad = np.ones(8_000_000)
+        optimizer = rmsprop.RMSprop([np.ones(8_000_000)], {options})
+        is_stepping = threading.Event()
+        threading.Thread(target=step_for_ever, daemon=True).start()
+        is_stepping.wait()
+        time.sleep(0.003)
+        print("the end")
+    """
+    assert output_of(program) == "the end"

@@ -243,6 +243,35 @@ MALICE = {
             optimizer = RMSprop([param])
             attempt(optimizer._stepper.step_tensors, optimizer.param_groups, optimizer.state, 1.0, lambda: answer, None)
     """,
+    "a step while memory is refused": """
+        try:
+            import _testcapi
+        except ImportError:
+            print("this Python is built without the module that refuses memory")
+        else:
+            gc.disable()
+            params = [torch.ones(4, requires_grad=True) for _ in range(3)]
+            for param in params:
+                param.grad = torch.ones(4)
+            optimizer = RMSprop(params, momentum=0.9)
+            optimizer.step()
+            take = optimizer._stepper.step_tensors
+            whole = 0
+            for start in range(40):
+                before = [(float(p.detach()[0]), float(optimizer.state[p]["step"])) for p in params]
+                _testcapi.set_nomemory(start, start + 1)
+                try:
+                    take(optimizer.param_groups, optimizer.state, 1.0, None, None)
+                except Exception:
+                    pass
+                finally:
+                    _testcapi.remove_mem_hooks()
+                after = [(float(p.detach()[0]), float(optimizer.state[p]["step"])) for p in params]
+                moved = [was[0] != now[0] and was[1] != now[1] for was, now in zip(before, after)]
+                assert all(moved) or before == after, (start, before, after)
+                whole += all(moved)
+            assert 0 < whole < 40
+    """,
     "hooks of optimizers, autograd and garbage that take everything apart": """
         class Cycle:
             def __init__(self):

@@ -73,6 +73,7 @@ void GradientsArgument::make_viewable(PyObject* keys, const std::vector<Group>& 
   const Items grads(sequence_.ptr());
   if (std::none_of(grads.begin(), grads.end(), is_foreign)) return;
   const auto own = py::reinterpret_steal<py::list>(PySequence_List(sequence_.ptr()));
+  if (!own) throw py::error_already_set();
   for (py::size_t i = 0; i < own.size(); ++i) {
     const py::object grad = own[i];
     if (!is_foreign(grad.ptr())) continue;
@@ -90,6 +91,7 @@ void GradientsArgument::make_viewable(PyObject* keys, const std::vector<Group>& 
 py::list GradientsArgument::in_order_of(PyObject* names, const py::dict& grads) const {
   py::list ordered;
   const auto keys = py::reinterpret_steal<py::list>(PyList_GetSlice(names, 0, PyList_GET_SIZE(names)));
+  if (!keys) throw py::error_already_set();
   for (const py::handle name : keys) {
     const py::object grad = find(grads.ptr(), name.ptr());
     if (!grad) raise_value_error({argument_}, "nothing for parameter " + repr(name.ptr()) + " (None would skip it)");

@@ -148,6 +148,7 @@ void Tensors::gather(const py::object& state) {
     prefetch_ahead(i, &Entry::grad, &Entry::step);
     if (i + lead < entries.size()) prefetch_referents(entries[i + lead].state[square_avg].ptr());
     entries[i].grad = resolved(std::move(entries[i].grad));
+    if (!entries[i].grad.is_none()) written_.append(entries[i].param);
   }
 }
 
@@ -259,20 +260,18 @@ std::optional<Source::Missing> Tensors::collect(Gathered& gathered) {
 }
 
 void Tensors::commit(const Gathered& gathered, bool was_disturbed) {
-  py::list written(gathered.size());
   for (std::size_t i = 0; i < gathered.size(); ++i) {
     const auto& [index, next_step] = gathered.param(i);
     const Entry& entry = memory_.entries_[index];
     write(was_disturbed ? count_of(entry) : entry.count, next_step);
-    PyList_SET_ITEM(written.ptr(), static_cast<Py_ssize_t>(i), py::object(entry.param).release().ptr());
   }
   // Merging a dict into another reuses its hashes.
   if (!more_.is_none() && PyDict_Update(state_.ptr(), more_.ptr()) != 0) throw py::error_already_set();
-  if (written.empty() || on_written_.is_none()) return;
+  if (written_.empty() || on_written_.is_none()) return;
   try {
-    on_written_(written);
+    on_written_(written_);
   } catch (const py::error_already_set&) {
-    on_written_(written);  // the first call met an interrupt that had waited for the end of the step
+    on_written_(written_);  // the first call met an interrupt that had waited for the end of the step
     throw;
   }
 }

@@ -71,6 +71,7 @@ class Tensors : public Source {
   const py::object& more_;
   const py::object& on_written_;
   TensorsMemory& memory_;
+  py::list written_;  // the parameters that the step writes; made before it, when memory may still be refused
 };
 
 }  // namespace rmsprop::bindings
