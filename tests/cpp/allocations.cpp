@@ -12,9 +12,13 @@ std::atomic<std::int64_t> count{0};
 
 std::int64_t allocation_count() { return count; }
 
-void* operator new(std::size_t size) {
+// Both forms: a sanitizer's own second one would not go with the operator delete below.
+void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
   ++count;
-  if (void* memory = std::malloc(size == 0 ? 1 : size)) return memory;
+  return std::malloc(size == 0 ? 1 : size);
+}
+void* operator new(std::size_t size) {
+  if (void* memory = operator new(size, std::nothrow)) return memory;
   throw std::bad_alloc();
 }
 void operator delete(void* memory) noexcept { std::free(memory); }
