@@ -99,9 +99,10 @@ def test_some_of_the_list_can_be_chosen(run):
 
 def test_tests_that_fail_anyway_see_nothing(run):
     (run.project / "tests" / "test_half.py").write_text("def test_half():\n    assert False\n")
-    result = run(SEEN)
+    result = run(MISSED, SEEN)
     assert result.returncode == 2
-    assert "without any mistake, tests/test_half.py::test_half fails" in result.stderr
+    assert "1 (the whole of it): tests/test_half.py::test_half fails without it as well" in result.stderr
+    assert "2 three times as much: tests/test_double.py::test_double" in result.stdout
 
 
 @pytest.mark.parametrize(
