@@ -127,6 +127,15 @@ def test_groups_may_share_containers_of_names():
     assert optimizer.state["v"]["square_avg"].tolist() == pytest.approx([0.1 * 3.1**2] * 4)
 
 
+def test_one_container_may_be_in_several_places():
+    """As the empty tuple is, which layers without parameters have, and of which Python has only one."""
+    nothing = ()
+    optimizer = rmsprop.RMSprop({"a": {"w": np.ones(2), "x": nothing}, "b": {"w": np.ones(3), "x": nothing}})
+    assert list(optimizer.state) == ["a.w", "b.w"]
+    optimizer.step({"a": {"w": np.ones(2), "x": nothing}, "b": {"w": None, "x": nothing}})
+    assert [entry["step"] for entry in optimizer.state.values()] == [1, 0]
+
+
 def test_groups_of_nested_lists_follow_one_another():
     first, second = [(np.ones(2), np.ones(3))], [(np.ones(4), np.ones(5)), np.ones(1)]
     optimizer = rmsprop.Adagrad([{"params": first}, {"params": second, "lr": 0.5}])

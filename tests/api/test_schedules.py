@@ -73,6 +73,7 @@ def test_linear_warmup_reaches_lr_exactly_and_stays(start_factor):
     schedule = linear_warmup(0.3, total_iters=7, start_factor=start_factor)
     assert schedule(0) == 0.3 * start_factor
     assert [schedule(step) for step in (7, 8, 10**9)] == [0.3] * 3
+    assert linear_warmup(0.7, total_iters=9, start_factor=0.1)(9) == 0.7  # where the formula misses it by a rounding
 
 
 def test_one_cycle_begins_peaks_ends_and_stays_where_it_says():

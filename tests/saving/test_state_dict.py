@@ -260,6 +260,7 @@ BAD = {
     "one group less": (remove("param_groups", 1), ValueError, "param_groups: got 1, wanted 2"),
     "params missing": (remove(*GROUP, "params"), TypeError, r"\[0\]\['params'\]: wanted a list with the number"),
     "params no numbers": (put(*GROUP, "params", ["a"]), TypeError, r"\[0\]\['params'\]: wanted a list with the number"),
+    "param a bool": (put(*GROUP, "params", [False]), TypeError, r"\[0\]\['params'\]: wanted a list with the number"),
     "param more": (put(*GROUP, "params", [0, 7]), TypeError, r"\['param_names'\]: wanted a list with the name of each"),
     "param less": (put("param_groups", 1, "params", [1, 2]), TypeError, r"param_groups\[1\]\['param_names'\]"),
     "param twice": (put("param_groups", 1, "params", [0, 2, 3]), ValueError, "the same parameter is there twice"),
