@@ -92,6 +92,21 @@ def test_it_is_enough_if_all_are_seen_or_explained_and_an_outcome_is_kept(run):
     assert "earlier run" not in run(SEEN, options=["--jobs", "2"]).stdout
 
 
+def test_the_test_that_saw_a_mistake_comes_first_and_need_not_see_it_again(run):
+    def write(name, body):
+        (run.project / "tests" / f"test_{name}.py").write_text(f"import thing\n\ndef test_{name}():\n    {body}\n")
+
+    assert run(SEEN, MISSED).returncode == 1
+    write("half", "assert thing.half(2) == 1")
+    kept = run(SEEN, MISSED, options=["--kept"])
+    assert kept.returncode == 0
+    assert "1 of 2 have an outcome from an earlier run" in kept.stdout
+    write("double", "assert thing.half(2) == 2")  # would fail before, and without the mistake too
+    again = run(MISSED)
+    assert again.returncode == 0, again.stderr
+    assert "the whole of it: tests/test_half.py::test_half" in again.stdout
+
+
 def test_some_of_the_list_can_be_chosen(run):
     assert rows(run(MISSED, SEEN, options=["--only", "2"]))["all"] == ["1", "1", "0", "0", "100%"]
     assert run(SEEN, options=["--area", "second"]).returncode == 2
