@@ -1,6 +1,7 @@
 """Checkpoints: the same bits afterwards, a whole file whatever happens, and nothing loaded from one that is not."""
 
 import errno
+import hashlib
 import json
 import os
 import resource
@@ -439,6 +440,29 @@ def test_two_savers_at_once_give_the_file_of_one_of_them(path):
     assert seen <= {1, 2, 3, 4}
     assert loaded_value(path) in {1, 2, 3, 4}
     assert os.listdir(path.parent) == [NAME]
+
+
+def test_an_array_that_changes_while_it_is_saved_gives_a_file_that_can_be_loaded(path, monkeypatch):
+    optimizer, other = (rmsprop.RMSprop(np.ones(checkpoint.PIECE // 8 + 1)) for _ in range(2))
+    array = optimizer.state[0]["square_avg"]
+
+    class Changing:
+        def __init__(self, data):
+            self.own = sha256(data)
+
+        def update(self, data):
+            self.own.update(data)
+            array[...] += 1.0
+
+        def digest(self):
+            return self.own.digest()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hashlib, "sha256", Changing)
+        optimizer.save(path)
+    assert array[0] > 1.0
+    other.load(path)
+    assert other.state[0]["square_avg"][0] == 0.0  # as it was before the first change
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o444, 0o666])
