@@ -661,6 +661,10 @@ def renamed(old, new):
     return change
 
 
+def checksum_at(*offsets):
+    return lambda header: header["checksum"].update(data_offsets=offsets)
+
+
 def moved_last(name):
     return lambda header: header.update({name: header.pop(name)})
 
@@ -707,6 +711,8 @@ FORGED = {
         lambda header: header["checksum"].update(dtype="F32", shape=[8]),
         "its last entry is not its checksum",
     ),
+    "checksum elsewhere": (checksum_at(19, 51), "invalid offset of its checksum"),
+    "checksum longer": (checksum_at(20, 53), "invalid offset of its checksum"),
     "array missing": (renamed("state.0.square_avg", "state.0.grad_avg"), r"state\['w'\]: no square_avg"),
     "array unknown": (renamed("state.0.square_avg", "state.0.exp_avg"), r"state\['w'\]: unknown entry 'exp_avg'"),
     "array of nobody": (renamed("state.0.square_avg", "state.7.square_avg"), "is the state of no parameter"),
