@@ -705,6 +705,7 @@ FORGED = {
     "entry with more": (entry(more=1), "has dtype, shape, data_offsets, more, wanted dtype, shape, data_offsets"),
     "overlap": (entry(data_offsets=[0, 12]), "invalid offset"),
     "gap": (entry(data_offsets=[9, 21]), "invalid offset"),
+    "longer than its shape": (entry(data_offsets=[8, 21]), "invalid offset"),
     "offsets turned": (entry(data_offsets=[20, 8]), "invalid offset"),
     "no checksum": (lambda header: header.pop("checksum"), "not fully covered"),
     "checksum of another type": (
