@@ -78,6 +78,13 @@ def test_only_the_written_array_that_is_not_the_next_neighbour_may_be_the_one_th
     assert refuses(optimizer, [np.ones(40), np.ones(5), memory[38:46]])
 
 
+def test_an_array_in_a_gap_of_another_does_not_hide_one_that_overlaps_it_later():
+    memory = np.ones(64)
+    rmsprop.RMSprop([memory[::2], memory[1:2], memory[41:42]])
+    with pytest.raises(ValueError, match=REFUSED):
+        rmsprop.RMSprop([memory[::2], memory[1:2], memory[40:41]])
+
+
 def test_a_proof_ends_when_an_array_is_replaced():
     params = rows(3)
     optimizer = rmsprop.RMSprop(params)
