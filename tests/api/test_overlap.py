@@ -85,6 +85,13 @@ def test_an_array_in_a_gap_of_another_does_not_hide_one_that_overlaps_it_later()
         rmsprop.RMSprop([memory[::2], memory[1:2], memory[40:41]])
 
 
+def test_a_gradient_that_touches_a_parameter_in_a_gap_of_another_is_taken():
+    memory = np.ones(64)
+    optimizer = rmsprop.RMSprop([memory[::4], memory[1:2]])
+    assert not refuses(optimizer, [np.ones(16), memory[2:3]])
+    assert refuses(optimizer, [np.ones(16), memory[4:5]])
+
+
 def test_a_proof_ends_when_an_array_is_replaced():
     params = rows(3)
     optimizer = rmsprop.RMSprop(params)

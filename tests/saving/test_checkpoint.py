@@ -690,6 +690,7 @@ FORGED = {
     "metadata unknown": (lambda header: header["__metadata__"].update(more="1"), "its header has .*more, .*wanted"),
     "another optimizer": (facts(optimizer="adagrad"), "it is the state of adagrad, wanted rmsprop"),
     "shape overflows": (entry(shape=[2**62, 2**62]), "overflow computing buffer size"),
+    "shape just overflows": (entry(shape=[2**31, 2**31]), "overflow computing buffer size"),
     "shape too large": (entry(shape=[2**40], data_offsets=[8, 8 + 2**42]), "not fully covered|invalid offset"),
     "shape too long": (entry(shape=[1] * 66 + [3]), r"shape \(1, .* does not match the parameter's \(3,\)"),
     "shape beyond 64 bits": (entry(shape=[2**64, 0]), "invalid JSON in header"),
