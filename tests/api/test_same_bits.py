@@ -197,7 +197,9 @@ def test_any_layout_value_and_hyperparameter_has_the_bits_of_the_reference(
         dense = Problem.awkward(rule, np.random.default_rng(seed), shape, dtype)
         options = RMSPROP_OPTIONS if rule == "rmsprop_" else ADAGRAD_OPTIONS
         chosen = {name: data.draw(st.sampled_from(values), label=name) for name, values in options.items()}
-        if not chosen.get("momentum"):
+        if chosen.get("momentum"):
+            chosen["momentum"] = data.draw(st.floats(0, 1, exclude_min=True), label="momentum")
+        else:
             chosen.pop("nesterov", None)
         numbers = st.floats(0, 10) | st.sampled_from([0.0, 1e-40, 1e-8, 1.0, 1e30])
         chosen |= {"lr": data.draw(numbers, label="lr"), "eps": data.draw(numbers, label="eps")}
