@@ -504,13 +504,16 @@ def test_arrays_are_handed_out_as_copies():
 
 
 def test_state_of_parameters_with_names_goes_to_keras_and_back():
-    ours = rmsprop.RMSprop([{"params": {"w": np.ones(2)}, "name": "first"}], **{**presets.keras, "momentum": 0.9})
-    ours.step({"w": np.ones(2)})
+    options = {**presets.keras, "momentum": 0.9}
+    ours = rmsprop.RMSprop([{"params": {"w": np.ones(2), "b": np.ones(2)}, "name": "first"}], **options)
+    ours.step({"w": np.ones(2), "b": np.full(2, 3.0)})
     theirs = convert.to_keras(ours.state_dict())
     assert list(theirs) == ["iteration", "velocity", "momentum"]
-    back = rmsprop.RMSprop({"w": np.ones(2)}, **{**presets.keras, "momentum": 0.9})
+    back = rmsprop.RMSprop({"w": np.ones(2), "b": np.ones(2)}, **options)
     back.load_state_dict(convert.from_keras(theirs, back.state_dict()))
-    assert_same_bits(back.state["w"]["momentum_buffer"], ours.state["w"]["momentum_buffer"])
+    for parameter in ("w", "b"):
+        for name in ("square_avg", "momentum_buffer"):
+            assert_same_bits(back.state[parameter][name], ours.state[parameter][name])
 
 
 def without_momentum(optimizer):
@@ -564,6 +567,7 @@ def test_complex_state_is_an_error_where_a_complex_number_is_one_element():
         ({"velocity": [np.ones(2), np.ones(3)]}, "iteration: wanted a list of one count"),
         ({"iteration": [1, 2], "velocity": [np.ones(2), np.ones(3)]}, "iteration: wanted a list of one count"),
         ({"iteration": [1], "velocity": [np.ones(2)]}, "velocity: got 1 arrays, wanted 2, one for each parameter"),
+        ({"iteration": [1], "velocity": [np.ones(2), np.ones(3), np.ones(3)]}, "velocity: got 3 arrays, wanted 2"),
         (
             {"iteration": [1], "rms": [np.ones(2), np.ones(3)]},
             "Keras: got rms, but these hyperparameters need velocity",
