@@ -147,9 +147,10 @@ def test_columns_of_one_matrix_are_apart_unless_they_are_the_same(width):
         rmsprop.Adagrad([matrix[:, 1:3], matrix[:, 3:5], matrix[:, 2:4]])
     # Around the end of a row: the last column of a row and the first of the next.
     wide = np.ones(48 + 12)
-    apart = [wide[i : i + 48].reshape(4, 12)[:, : 12 - i] for i in (0, 11)]
+    first, last, longer = (wide[i : i + 48].reshape(4, 12)[:, :count] for i, count in ((0, 1), (11, 1), (11, 2)))
+    rmsprop.Adagrad([first, last])
     with pytest.raises(ValueError, match=REFUSED):
-        rmsprop.Adagrad(apart)
+        rmsprop.Adagrad([first, longer])
 
 
 def seconds(step, rounds=5):
