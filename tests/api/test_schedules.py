@@ -311,6 +311,7 @@ def test_a_step_count_is_a_whole_number_from_0(schedule):
         (([0.1], []), TypeError, r"schedules\[0\]: got float, wanted a callable such as constant\(lr\)"),
         (([constant(1.0)], 3), TypeError, "milestones: got int, wanted a sequence of ints"),
         (([constant(1.0)], [3]), ValueError, "milestones: got 1 for 1 schedules, wanted 0: one for each"),
+        (([constant(1.0)] * 3, [3]), ValueError, "milestones: got 1 for 3 schedules, wanted 2: one for each"),
         (([constant(1.0)] * 2, [1.5]), TypeError, r"milestones\[0\]: got float, wanted an int"),
         (([constant(1.0)] * 2, [0]), ValueError, r"milestones\[0\]: got 0, wanted an int >= 1"),
         (([constant(1.0)] * 3, [5, 5]), ValueError, r"milestones\[1\]: got 5 after 5, wanted increasing numbers"),
