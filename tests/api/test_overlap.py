@@ -153,6 +153,35 @@ def test_columns_of_one_matrix_are_apart_unless_they_are_the_same(width):
         rmsprop.Adagrad([first, longer])
 
 
+def parts_that_only_numpy_can_tell_apart():
+    memory = np.ones(9)
+    return [memory[0:8:4], memory[3:9:3]]
+
+
+def test_what_numpy_cannot_decide_counts_as_an_overlap(monkeypatch):
+    def shares_memory(*arguments):
+        raise np.exceptions.TooHardError
+
+    rmsprop.RMSprop(parts_that_only_numpy_can_tell_apart())
+    monkeypatch.setattr(np, "shares_memory", shares_memory)
+    with pytest.raises(ValueError, match=REFUSED):
+        rmsprop.RMSprop(parts_that_only_numpy_can_tell_apart())
+
+
+def test_arrays_that_change_while_numpy_is_asked_are_not_stepped(monkeypatch):
+    def shares_memory(*arguments):
+        average.resize(1, refcheck=False)
+        return False
+
+    params = parts_that_only_numpy_can_tell_apart()
+    optimizer = rmsprop.RMSprop(params)
+    average = optimizer.state[0]["square_avg"]
+    monkeypatch.setattr(np, "shares_memory", shares_memory)
+    with pytest.raises(RuntimeError, match="arrays were replaced or resized by other code"):
+        optimizer.step([np.ones(2), np.ones(2)])
+    assert [param.tolist() for param in params] == [[1, 1], [1, 1]]
+
+
 def seconds(step, rounds=5):
     """Return the least time of a few steps."""
     step()
