@@ -512,6 +512,7 @@ def test_state_of_parameters_with_names_goes_to_keras_and_back():
     back = rmsprop.RMSprop({"w": np.ones(2), "b": np.ones(2)}, **options)
     back.load_state_dict(convert.from_keras(theirs, back.state_dict()))
     for parameter in ("w", "b"):
+        assert back.state[parameter]["step"] == 1
         for name in ("square_avg", "momentum_buffer"):
             assert_same_bits(back.state[parameter][name], ours.state[parameter][name])
 
