@@ -217,6 +217,9 @@ UNWRITEABLE = {
     ),
     "writeable broadcast": BadArray(lambda good: with_strides(good, (0,)), ValueError, CANNOT_SHARE),
     "elements that overlap by half": BadArray(lambda good: with_strides(good, (2,)), ValueError, CANNOT_SHARE),
+    "elements that overlap by a byte": BadArray(
+        lambda good: with_strides(good, (good.itemsize - 1,)), ValueError, CANNOT_SHARE
+    ),
     "elements that overlap backwards": BadArray(lambda good: with_strides(good, (2,))[::-1], ValueError, CANNOT_SHARE),
 }
 
