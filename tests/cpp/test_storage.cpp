@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -15,6 +16,8 @@
 #include "cases.hpp"
 #include "oracle.hpp"
 #include "rmsprop/rmsprop.hpp"
+#include "storage/bfloat16.hpp"
+#include "storage/float16.hpp"
 
 namespace {
 
@@ -214,4 +217,13 @@ TEST_CASE("the format of an operand that is not there means nothing") {
   const Packings packings = {rmsprop::Packing::none, rmsprop::Packing::none, rmsprop::Packing::none,
                              rmsprop::Packing::bfloat16, rmsprop::Packing::float16};
   CHECK(step_differs({"adagrad", rmsprop::Adagrad{}}, packings, 1'100, 1, 1) == "");
+}
+
+TEST_CASE("a NaN stays one in 16 bits, even if all that tells it from infinity is cut off") {
+  for (const std::uint32_t bits : {0x7F800001U, 0xFF800001U, 0x7FFFFFFFU}) {
+    CAPTURE(bits);
+    const auto nan = std::bit_cast<float>(bits);
+    CHECK(std::isnan(rmsprop::BFloat16::decode(rmsprop::BFloat16::encode(nan))));
+    CHECK(std::isnan(rmsprop::Float16::decode(rmsprop::Float16::encode(nan))));
+  }
 }
