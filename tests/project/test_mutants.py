@@ -39,12 +39,6 @@ python/thing/__init__.py
 + return x * 2
 = A product does not depend on the order.
 """
-HANGS = """
-# no end
-python/thing/__init__.py
-- y = x
-+ while True: pass
-"""
 SEES_IT_NOT = SEEN.replace("2 * x", "4 * x")
 
 
