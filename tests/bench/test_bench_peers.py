@@ -29,6 +29,8 @@ def test_copies_of_large_parameters_lie_anywhere_in_a_page_and_those_of_small_on
     offsets = [large.ctypes.data % peer_arrays.PAGE for large, _ in several]
     assert not any(offset % peer_arrays.CACHE_LINE for offset in offsets)
     assert len(set(offsets)) > 10, "a hundred copies of one array lie in a few places only"
+    in_their_memory = {(large.ctypes.data - large.base.ctypes.data) // peer_arrays.CACHE_LINE for large, _ in several}
+    assert len(in_their_memory) > 10, "the heap alone decides where copies lie"
     assert all(small.base is None for _, small in several)
 
 
