@@ -142,3 +142,13 @@ def test_every_entry_of_the_list_fits_one_place():
     assert result.returncode == 0, result.stderr
     counts = dict(re.findall(r"^(\S.*?) +(\d+)$", result.stdout, re.MULTILINE))
     assert int(counts["all"]) >= 200
+
+
+def test_which_test_saw_a_mistake_can_be_recorded_and_comes_first_elsewhere(run, tmp_path):
+    assert run(MISSED.replace("y = x\n+ return y", "y = x + 1\n+ return y / 2")).returncode == 0
+    assert run(MISSED.replace("y = x\n+ return y", "y = x + 1\n+ return y / 2"), options=["--record"]).returncode == 0
+    (record,) = (run.project / "mutants-seen.txt").read_text().splitlines()
+    assert record.endswith(" tests/test_half.py::test_half")
+    (tmp_path / "outcomes").unlink()
+    (run.project / "tests" / "test_double.py").write_text("raise SystemExit('not to be run')\n")
+    assert run(MISSED.replace("y = x\n+ return y", "y = x + 1\n+ return y / 2")).returncode == 0
