@@ -67,7 +67,7 @@ void prefetch_referents(const PyObject* object) {
       Py_TYPE(object)->tp_basicsize < static_cast<Py_ssize_t>(sizeof *object + words * sizeof(void*)))
     return;
   std::array<const char*, words> addresses;
-  std::memcpy(addresses.data(), object + 1, sizeof addresses);
+  std::memcpy(static_cast<void*>(addresses.data()), object + 1, sizeof addresses);
   for (const char* address : addresses) {
     __builtin_prefetch(address);
     __builtin_prefetch(address + 64);
