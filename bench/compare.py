@@ -11,6 +11,7 @@ from harness import changes, measure, pages, tables
 from harness import results as files
 from harness.arguments import positive, whole_number, writable
 from harness.machine import describe
+from harness.processes import busy
 from harness.workloads import QUICK, RULES, WORKLOADS
 from peers import OURS, PEERS
 
@@ -33,6 +34,7 @@ examples:
   python bench/compare.py --quick
   python bench/compare.py --workloads resnet50 mlp --rules plain
   python bench/compare.py --peers rmsprop "torch RMSprop" --rounds 31
+  python bench/compare.py --quick --beside 2
   python bench/compare.py --against bench/results/compare.json
 
 writes compare.json, compare.md and compare.png, and log.txt with what the
@@ -96,6 +98,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="run these in a separate process, if they conflict with the others (%(choices)s)",
     )
     add(
+        "--beside",
+        type=whole_number,
+        default=0,
+        metavar="N",
+        help="measure beside so many processes that compute all the time (default: none)",
+    )
+    add(
         "--output",
         type=Path,
         default=Path("bench-results"),
@@ -141,6 +150,7 @@ def run(options: argparse.Namespace, command: str) -> files.Results:
             "placements": settings.placements,
             "block_seconds": settings.block_seconds,
             "patience": settings.patience,
+            "beside": options.beside,
         },
         "agreement": {},
         "results": [],
@@ -150,6 +160,7 @@ def run(options: argparse.Namespace, command: str) -> files.Results:
         Progress(*columns, console=console, transient=True) as progress,
         (options.output / "log.txt").open("w", encoding="utf-8") as log,
         measure.started(settings, log) as processes,
+        busy(options.beside),
     ):
         task = progress.add_task("starting", total=len(options.rules) * (1 + len(workloads)))
         comparison = measure.Comparison(processes, chosen, lambda text: progress.update(task, description=text))

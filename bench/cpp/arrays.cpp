@@ -60,24 +60,23 @@ Arrays<T>::Arrays(const std::vector<std::int64_t>& sizes, int threads) {
     T* param_block;
     int shares;
   } const work = {this, blocks[0], threads};
-  rmsprop::run_shares(
-      threads,
-      [](const void* context, int share) {
-        const Work& w = *static_cast<const Work*>(context);
-        w.arrays->for_share(share, w.shares, [&](const Slice<T>& slice) {
-          const auto first = static_cast<std::uint64_t>(slice.param - w.param_block) * 4;
-          for (std::int64_t i = 0; i < slice.size; ++i) {
-            const std::uint64_t seed = first + static_cast<std::uint64_t>(i) * 4;
-            slice.param[i] = static_cast<T>(2.0 * random_at(seed) - 1.0);
-            slice.grad[i] =
-                static_cast<T>((random_at(seed + 1) < 0.5 ? -1.0 : 1.0) * (0.5 + 0.7 * random_at(seed + 2)));
-            slice.square_avg[i] = static_cast<T>(1.5 + 1.5 * random_at(seed + 3));
-            slice.grad_avg[i] = T(0);
-            slice.momentum_buffer[i] = T(0);
-          }
-        });
-      },
-      &work);
+  rmsprop::run_shares({threads, 1,
+                       [](const void* context, int share) {
+                         const Work& w = *static_cast<const Work*>(context);
+                         w.arrays->for_share(share, w.shares, [&](const Slice<T>& slice) {
+                           const auto first = static_cast<std::uint64_t>(slice.param - w.param_block) * 4;
+                           for (std::int64_t i = 0; i < slice.size; ++i) {
+                             const std::uint64_t seed = first + static_cast<std::uint64_t>(i) * 4;
+                             slice.param[i] = static_cast<T>(2.0 * random_at(seed) - 1.0);
+                             slice.grad[i] = static_cast<T>((random_at(seed + 1) < 0.5 ? -1.0 : 1.0) *
+                                                            (0.5 + 0.7 * random_at(seed + 2)));
+                             slice.square_avg[i] = static_cast<T>(1.5 + 1.5 * random_at(seed + 3));
+                             slice.grad_avg[i] = T(0);
+                             slice.momentum_buffer[i] = T(0);
+                           }
+                         });
+                       },
+                       &work});
 }
 
 template class Arrays<float>;

@@ -121,13 +121,12 @@ void run_limit(typename Limits<T>::Loop loop, const Arrays<T>& arrays, int share
     const Arrays<T>& arrays;
     int shares;
   } const work = {loop, arrays, shares};
-  rmsprop::run_shares(
-      shares,
-      [](const void* context, int share) {
-        const Work& w = *static_cast<const Work*>(context);
-        w.arrays.for_share(share, w.shares, w.loop);
-      },
-      &work);
+  rmsprop::run_shares({shares, 1,
+                       [](const void* context, int share) {
+                         const Work& w = *static_cast<const Work*>(context);
+                         w.arrays.for_share(share, w.shares, w.loop);
+                       },
+                       &work});
 }
 
 // Consecutive benchmarks with the same arrays share them; there is never memory for more than one workload.

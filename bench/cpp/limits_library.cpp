@@ -4,6 +4,7 @@
 #include <span>
 
 #include "limits.hpp"
+#include "rmsprop/runtime.hpp"
 #include "shares.hpp"
 #include "threads.hpp"
 
@@ -34,14 +35,14 @@ extern "C" EXPORTED bool rmsprop_run_limit(const char* instruction_set, int loop
   const Limits<float>::Loop loops[] = {limits->f32.traffic, limits->f32.full_traffic, limits->f32.divider};
   Work work = {loops[loop], {tensors, static_cast<std::size_t>(count)}, 0, shares};
   for (const Slice<float>& tensor : work.tensors) work.elements += tensor.size;
+  rmsprop::set_thread_use(rmsprop::ThreadUse::fixed);
   for (std::int64_t i = 0; i < steps; ++i) {
-    rmsprop::run_shares(
-        shares,
-        [](const void* context, int share) {
-          const Work& w = *static_cast<const Work*>(context);
-          for_share(w.tensors, w.elements, share, w.shares, w.loop);
-        },
-        &work);
+    rmsprop::run_shares({shares, 1,
+                         [](const void* context, int share) {
+                           const Work& w = *static_cast<const Work*>(context);
+                           for_share(w.tensors, w.elements, share, w.shares, w.loop);
+                         },
+                         &work});
   }
   return true;
 }

@@ -17,6 +17,7 @@ THREAD_VARIABLES = (
     "MKL_NUM_THREADS",
     "XLA_FLAGS",
     "RMSPROP_ISA",
+    "RMSPROP_THREADS",
 )
 
 

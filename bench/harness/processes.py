@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -86,6 +87,18 @@ class Process:
             with contextlib.suppress(BrokenPipeError):  # a command that it did not read
                 if pipe is not None and not self.reader.is_alive():
                     pipe.close()
+
+
+@contextlib.contextmanager
+def busy(count: int) -> Iterator[None]:
+    """Run so many processes that compute all the time."""
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
 
 
 def how_it_ended(code: int) -> str:

@@ -19,7 +19,7 @@ SCHEMA = 1
     command     what was run; finished: when, in UTC
     machine     see harness.machine.describe
     versions    distribution -> version
-    settings    rounds, placements, block_seconds, patience
+    settings    rounds, placements, block_seconds, patience, and beside how many busy processes
     agreement   rule -> peer -> see harness.agreement.agreement
     results     a list of workload, title, rule, elements, tensors, and rows, one for each peer:
                 either peer, median_s, q1_s, q3_s (seconds per step), rounds, steps_per_round, vs_ours, vs_limit

@@ -12,6 +12,7 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   m.attr("__version__") = RMSPROP_VERSION;
   rmsprop::bindings::import_numpy();
   rmsprop::use_instruction_set_from_environment();  // exceptions become an ImportError
+  rmsprop::set_thread_use_from_environment();
   rmsprop::bindings::register_runtime(m);
   rmsprop::bindings::register_rules(m);
   rmsprop::bindings::register_stepper(m);

@@ -27,6 +27,7 @@ void set_num_threads_from(const py::object& num_threads) {
 void register_runtime(py::module_& m) {
   m.def("get_num_threads", &get_num_threads);
   m.def("set_num_threads", &set_num_threads_from, py::arg("num_threads"));
+  m.def("thread_use", [] { return thread_use() == ThreadUse::fixed ? "fixed" : "adaptive"; });
   m.def("available_cpus", &available_cpus);
   m.def("openmp_version", &openmp_version);
   m.def("instruction_sets", &list_instruction_sets);

@@ -77,7 +77,7 @@ void sum_share(const Round& round, int share) noexcept {
 double sum_of_squares(std::span<const Tensor> tensors, int num_threads) noexcept {
   // As many shares as a step of these tensors has, even if there are fewer blocks: OpenMP runtimes end the threads that
   // a smaller team does not need, and the step would have to start them again.
-  const int shares = shares_for(total_cost_of(tensors), num_threads);
+  const int shares = shares_for(Costs(tensors).total(), num_threads);
   std::array<double, round_size> sums;
   double total = 0.0;
   for (BlockPosition position(tensors);;) {
@@ -85,8 +85,8 @@ double sum_of_squares(std::span<const Tensor> tensors, int num_threads) noexcept
     const std::int64_t count = position.advance(round_size);
     if (count == 0) return total;
     const Round round = {chosen_kernels(), first, sums.data(), count, shares};
-    run_shares(
-        shares, [](const void* context, int share) { sum_share(*static_cast<const Round*>(context), share); }, &round);
+    const auto run = [](const void* context, int share) { sum_share(*static_cast<const Round*>(context), share); };
+    run_shares({shares, 1, run, &round});
     const FloatingPointScope scope;
     for (std::int64_t i = 0; i < count; ++i) total += sums[static_cast<std::size_t>(i)];
   }

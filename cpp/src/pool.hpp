@@ -6,6 +6,8 @@
 
 #include <atomic>
 
+#include "thread_policy.hpp"
+
 namespace rmsprop {
 
 // Whether the system grants this many more threads.
@@ -24,6 +26,9 @@ class Pool {
   // The team, of `wanted` threads at most, for the parallel region that the calling thread begins now.
   Team team_for(int wanted) noexcept;
 
+  // Of the regions that the calling thread begins.
+  ThreadPolicy& policy() noexcept { return policy_; }
+
   // Must be called by every thread of a region but the first.
   void count_calling_thread() noexcept;
 
@@ -33,6 +38,7 @@ class Pool {
   static void release(void* pool) noexcept;
   static void end_worker(void* pool) noexcept;
 
+  ThreadPolicy policy_;
   int team_ = 1;                    // threads of the last region
   std::atomic<int> workers_{0};     // living threads that were in a region
   std::atomic<int> references_{1};  // from the owning thread, and from the workers

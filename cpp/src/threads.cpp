@@ -3,13 +3,21 @@
 #include "threads.hpp"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <optional>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 
 #include "floating_point_scope.hpp"
 #include "pool.hpp"
 #include "rmsprop/runtime.hpp"
+#include "thread_policy.hpp"
 
 #if defined(_OPENMP)
 #include <omp.h>
@@ -23,6 +31,8 @@ namespace {
 
 // The number that was set, or 0.
 std::atomic<int> chosen_num_threads{0};
+
+std::atomic<ThreadUse> chosen_thread_use{ThreadUse::fixed};
 
 // Read each time, so that later limits on OpenMP's threads, such as those of threadpoolctl and PyTorch, apply.
 int openmp_num_threads() noexcept {
@@ -56,20 +66,86 @@ std::atomic<bool> is_forked_child{false};
 
 #if defined(_OPENMP)
 
+using Clock = std::chrono::steady_clock;
+
+ThreadPolicy::Nanoseconds nanoseconds(Clock::duration duration) {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(duration).count();
+}
+
+// Who has done how much of a region's work.
+class Region {
+ public:
+  explicit Region(const SharedWork& work) : work_(work) {}
+
+  // Takes part in the work, as thread 0 (the calling one) or another.
+  void take_part(int thread) noexcept {
+    arrived_.fetch_add(1, std::memory_order_relaxed);
+    if (thread != 0) {
+      run_what_is_left(thread);
+      return;
+    }
+    const Clock::time_point begin = Clock::now();
+    own_pieces_ = run_what_is_left(thread);
+    own_ = Clock::now() - begin;
+    arrived_in_time_ = arrived_.load(std::memory_order_relaxed);
+  }
+
+  // As the calling thread has seen it, if it did anything.
+  std::optional<ThreadPolicy::Region> seen(int threads, Clock::duration whole) const {
+    if (own_pieces_ == 0) return std::nullopt;
+    const double all = static_cast<double>(work_.shares) * work_.pieces_of_a_share;
+    return ThreadPolicy::Region{threads, arrived_in_time_, own_pieces_ / all, nanoseconds(own_), nanoseconds(whole)};
+  }
+
+ private:
+  // Runs the pieces of its own share, then those of others, and returns how many.
+  int run_what_is_left(int thread) noexcept {
+    int done = 0;
+    for (int i = 0; i < work_.shares; ++i) {
+      const int share = (thread + i) % work_.shares;
+      std::atomic<std::uint16_t>& next = next_pieces_[static_cast<std::size_t>(share)];
+      while (next.load(std::memory_order_relaxed) < work_.pieces_of_a_share) {
+        const int piece = next.fetch_add(1, std::memory_order_relaxed);
+        if (piece >= work_.pieces_of_a_share) break;
+        work_.run_piece(work_.context, share * work_.pieces_of_a_share + piece);
+        ++done;
+      }
+    }
+    return done;
+  }
+
+  const SharedWork& work_;
+  std::array<std::atomic<std::uint16_t>, max_num_threads> next_pieces_ = {};  // of each share
+  std::atomic<int> arrived_{0};
+  int arrived_in_time_ = 0;
+  int own_pieces_ = 0;
+  Clock::duration own_ = {};
+};
+
 // A separate function, never inlined: Clang calls the runtime at the beginning of the function that
 // has the region, and LLVM's runtime calculates when it is called for the first time. By then the caller has
 // set the default environment; otherwise exception flags of the host would be raised, or trap.
 #if defined(__GNUC__) || defined(__clang__)
 [[gnu::noinline]]
 #endif
-void run_in_parallel(int team, Pool* pool, int shares, void (*body)(const void* context, int share),
-                     const void* context) noexcept {
+void run_in_parallel(int team, Pool* pool, void (*run)(void* context, int thread, int threads),
+                     void* context) noexcept {
 #pragma omp parallel num_threads(team)
   {
     const FloatingPointScope scope;
     if (pool != nullptr && omp_get_thread_num() > 0) pool->count_calling_thread();
-    // The runtime may grant fewer threads, say n: each takes every n-th share.
-    for (int share = omp_get_thread_num(); share < shares; share += omp_get_num_threads()) body(context, share);
+    run(context, omp_get_thread_num(), omp_get_num_threads());
+  }
+}
+
+void run_nothing(void* /*context*/, int /*thread*/, int /*threads*/) noexcept {}
+
+// The runtime may grant fewer threads than there are shares, say n: each takes every n-th.
+void run_own_shares(void* context, int thread, int threads) noexcept {
+  const auto& work = *static_cast<const SharedWork*>(context);
+  for (int share = thread; share < work.shares; share += threads) {
+    const int first = share * work.pieces_of_a_share;
+    for (int piece = 0; piece < work.pieces_of_a_share; ++piece) work.run_piece(work.context, first + piece);
   }
 }
 
@@ -82,22 +158,50 @@ bool regions_are_serial() noexcept {
 #endif
 }
 
-// False if the calling thread has to run all shares itself.
-bool start_shares(int shares, void (*body)(const void* context, int share), const void* context) noexcept {
+// Starts the threads of a team that are not there yet, and returns how many there are then.
+int complete_team(Pool& pool, int wanted) noexcept {
+  const auto [there, granted] = pool.team_for(wanted);
+  // A few at a time: for each thread that it starts, the runtime takes a hundred bytes of this thread's stack.
+  constexpr int few = 32;
+  for (int team = there + few; team < granted; team += few) run_in_parallel(team, &pool, run_nothing, nullptr);
+  return granted;
+}
+
+// With the number of threads that the policy chooses, which learns from it.
+bool run_adaptively(Pool& pool, const SharedWork& work) noexcept {
+  const Clock::time_point before = Clock::now();
+  const auto [wanted, is_trial] = pool.policy().choose(work.shares, nanoseconds(before.time_since_epoch()));
+  if (wanted == 1) return false;
+  const int team = complete_team(pool, wanted);
+  if (team == 1) return false;
+  if (is_trial) run_in_parallel(team, &pool, run_nothing, nullptr);
+  const Clock::time_point begin = Clock::now();
+  Region region(work);
+  run_in_parallel(
+      team, &pool, [](void* context, int thread, int) { static_cast<Region*>(context)->take_part(thread); }, &region);
+  const Clock::time_point end = Clock::now();
+  const auto waking = is_trial ? nanoseconds(begin - before) : 0;
+  if (const auto seen = region.seen(team, end - begin)) {
+    pool.policy().learn(*seen, waking, nanoseconds(end.time_since_epoch()));
+  }
+  return true;
+}
+
+// False if the calling thread has to run everything itself.
+bool start_shares(const SharedWork& work) noexcept {
+  auto* const context = const_cast<SharedWork*>(&work);
   if (regions_are_serial()) return false;
   if (omp_in_parallel()) {  // the runtime does not keep the threads of a nested region
-    if (!can_start_threads(shares - 1)) return false;
-    run_in_parallel(shares, nullptr, shares, body, context);
+    if (!can_start_threads(work.shares - 1)) return false;
+    run_in_parallel(work.shares, nullptr, run_own_shares, context);
     return true;
   }
   Pool* const pool = Pool::of_calling_thread();
   if (pool == nullptr) return false;
-  const auto [there, granted] = pool->team_for(shares);
-  // A few at a time: for each thread that it starts, the runtime takes a hundred bytes of this thread's stack.
-  constexpr int few = 32;
-  for (int team = there + few; team < granted; team += few) run_in_parallel(team, pool, 0, body, context);
-  if (granted > 1) run_in_parallel(granted, pool, shares, body, context);
-  return granted > 1;
+  if (thread_use() == ThreadUse::adaptive) return run_adaptively(*pool, work);
+  const int team = complete_team(*pool, work.shares);
+  if (team > 1) run_in_parallel(team, pool, run_own_shares, context);
+  return team > 1;
 }
 
 #endif
@@ -118,6 +222,20 @@ void set_num_threads(int n) {
   chosen_num_threads = n;
 }
 
+ThreadUse thread_use() noexcept { return chosen_thread_use.load(std::memory_order_relaxed); }
+
+void set_thread_use(ThreadUse use) noexcept { chosen_thread_use = use; }
+
+void set_thread_use_from_environment() {
+  const char* text = std::getenv("RMSPROP_THREADS");
+  const std::string_view name = text == nullptr ? "" : text;
+  if (name == "fixed") return set_thread_use(ThreadUse::fixed);
+  if (name == "adaptive") return set_thread_use(ThreadUse::adaptive);
+  if (!name.empty()) {
+    throw std::invalid_argument("RMSPROP_THREADS: got '" + std::string(name) + "', wanted 'adaptive' or 'fixed'");
+  }
+}
+
 int openmp_version() noexcept {
 #if defined(_OPENMP)
   return _OPENMP;
@@ -126,12 +244,12 @@ int openmp_version() noexcept {
 #endif
 }
 
-void run_shares(int shares, void (*body)(const void* context, int share), const void* context) noexcept {
+void run_shares(const SharedWork& work) noexcept {
   const FloatingPointScope scope;
 #if defined(_OPENMP)
-  if (shares > 1 && !is_forked_child && start_shares(shares, body, context)) return;
+  if (work.shares > 1 && !is_forked_child && start_shares(work)) return;
 #endif
-  for (int share = 0; share < shares; ++share) body(context, share);
+  for (int piece = 0; piece < work.shares * work.pieces_of_a_share; ++piece) work.run_piece(work.context, piece);
 }
 
 }  // namespace rmsprop

@@ -3,8 +3,17 @@
 
 namespace rmsprop {
 
-// Calls body(context, share) once for every share in [0, shares), on separate threads as far as the OpenMP runtime
-// grants them, in the IEEE-754 default environment. Returns when all are done.
-void run_shares(int shares, void (*body)(const void* context, int share), const void* context) noexcept;
+// Work that is cut into one share for each thread, and each share into the same number of pieces.
+struct SharedWork {
+  int shares;
+  int pieces_of_a_share;
+  void (*run_piece)(const void* context, int piece);  // pieces are numbered share by share
+  const void* context;
+};
+
+// Runs every piece once, in the IEEE-754 default environment, on separate threads as far as the OpenMP runtime grants
+// them and they help. Returns when all are done. A thread takes the pieces of its own share first, so that it gets the
+// memory it had before, and then those of others that lag behind.
+void run_shares(const SharedWork& work) noexcept;
 
 }  // namespace rmsprop

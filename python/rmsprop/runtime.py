@@ -84,7 +84,7 @@ def show_config() -> None:
         "instruction set": f"{sets.chosen} (chosen)",
         "  available": ", ".join(sets.available),
         "  not on this machine": ", ".join(sets.unavailable) or "none",
-        "threads": f"{get_num_threads()} (CPUs available: {_core.available_cpus()})",
+        "threads": f"{get_num_threads()} at most (CPUs available: {_core.available_cpus()}), {_core.thread_use()}",
         "OpenMP": openmp,
     }
     width = max(map(len, rows))

@@ -106,11 +106,12 @@ def made_up_run(monkeypatch, tmp_path):
 
 def test_arguments_are_the_settings_of_the_run_and_of_its_file(made_up_run):
     arguments = ("--rounds", "4", "--placements", "2", "--block-ms", "7", "--patience", "9", "--isolate", "torch")
-    code, found, settings = made_up_run(*arguments, "--workloads", "mlp", "16", "--rules", "centered-momentum")
+    more = ("--workloads", "mlp", "16", "--rules", "centered-momentum", "--beside", "1")
+    code, found, settings = made_up_run(*arguments, *more)
     assert code == 0
     asked = {"rounds": 4, "placements": 2, "block_seconds": 0.007, "patience": 9}
     assert settings == measure.Settings(**asked, isolated=frozenset({"torch"}))
-    assert found["settings"] == asked
+    assert found["settings"] == {**asked, "beside": 1}
     assert found["versions"] == {f"package of {name}": "1.0" for name in TIMES}
     assert [(entry["workload"], entry["rule"]) for entry in found["results"]] == [
         ("mlp", "centered-momentum"),

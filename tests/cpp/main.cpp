@@ -1,2 +1,9 @@
-#define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
+#define DOCTEST_CONFIG_IMPLEMENT
 #include <doctest/doctest.h>
+
+#include "rmsprop/runtime.hpp"
+
+int main(int argc, char** argv) {
+  rmsprop::set_thread_use_from_environment();
+  return doctest::Context(argc, argv).run();
+}

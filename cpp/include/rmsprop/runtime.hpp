@@ -23,6 +23,23 @@ inline constexpr int max_num_threads = 1024;
 /// @throws std::invalid_argument unless 1 <= n <= max_num_threads.
 void set_num_threads(int n);
 
+/// How a step uses the threads that it may have.
+enum class ThreadUse {
+  fixed,    ///< Always.
+  adaptive  ///< As long as they help: where other programs use the CPUs, the calling thread alone is often faster.
+};
+
+/// How steps use threads. At first fixed. Their bits do not depend on it.
+ThreadUse thread_use() noexcept;
+
+/// Steps of the whole process use threads in this way from now on.
+void set_thread_use(ThreadUse use) noexcept;
+
+/// Chooses what the environment variable RMSPROP_THREADS names, "adaptive" or "fixed"; without effect if it is unset or
+/// empty. The Python package does so when it is imported, a C++ program only if it calls this.
+/// @throws std::invalid_argument if it names anything else.
+void set_thread_use_from_environment();
+
 /// The CPUs this process may use: the least of the affinity mask and the cgroup quota, at least 1. Reads system files.
 int available_cpus() noexcept;
 
