@@ -15,12 +15,12 @@ void ThreadPolicy::learn(const Region& region, Nanoseconds waking, Nanoseconds n
     balance_ = 0.0;
     since_pause_ = 0;
   }
-  // What it would have taken without the threads that came too late to help, or, if none did, without one of them: what
-  // that one did, the others would have done.
+  // What it would have taken without one of the other threads: what that one did, all the rest would have done. That is
+  // nothing if they came too late.
   const auto own = static_cast<double>(region.own);
   const double others = region.threads - 1;
   const double of_one = own * (1.0 - region.own_part) / region.own_part / others;
-  const double without = region.arrived < region.threads ? own : own + of_one / others;
+  const double without = own + of_one / others;
   const auto gained = static_cast<Nanoseconds>(without) - region.whole;
   since_pause_ += region.whole;
   // In parts of its own time, since a region in which the calling thread lost its CPU seems to have gained much.

@@ -188,9 +188,16 @@ TEST_CASE("one lost thread of many costs one thread") {
 TEST_CASE("a delay now and then, as every machine has, changes nothing") {
   Machine machine;
   std::int64_t steps = 0;
-  machine.runs_at = [&](int, Nanoseconds time) { return ++steps % 500 == 0 ? time + 40 * microsecond : time; };
+  machine.runs_at = [&](int, Nanoseconds time) { return ++steps % 5000 == 0 ? time + 40 * microsecond : time; };
   ThreadPolicy policy;
-  CHECK(machine.mean(policy, second) <= 1.03 * machine.mean_with(2, second));
+  machine.mean(policy, second / 10);
+  int steps_alone = 0;
+  for (int i = 0; i < 10'000; ++i) {
+    steps_alone += policy.choose(2, machine.now).threads == 1;
+    machine.step(policy);
+  }
+  CHECK(steps > 50'000);
+  CHECK(steps_alone == 0);
 }
 
 TEST_CASE("a time slice that is lost now and then costs little more than that") {

@@ -59,9 +59,10 @@ py::object entry_of(PyObject* state, PyObject* param, Py_ssize_t& position) {
 constexpr std::size_t lead = 4;
 
 // Asks the CPU for the memory that the first words of an object point to, whatever they are: it ignores what is no
-// address. An object of PyTorch has its tensor there, and a dict its table.
-void prefetch_referents(const PyObject* object) {
-#if defined(__GNUC__)
+// address. An object of PyTorch has its tensor there, and a dict its table. Not without a GIL, where another thread may
+// be writing these words.
+void prefetch_referents([[maybe_unused]] const PyObject* object) {
+#if defined(__GNUC__) && !defined(Py_GIL_DISABLED)
   constexpr std::size_t words = 4;
   if (object == nullptr ||
       Py_TYPE(object)->tp_basicsize < static_cast<Py_ssize_t>(sizeof *object + words * sizeof(void*)))
