@@ -113,17 +113,18 @@ def in_numpy(tensor):
 
 
 class TensorModel(Model):
-    """Parameters of 16 bits are rounded after each step, and state is made when it is needed."""
+    """Parameters of 16 bits are rounded after each step, and state is made when it is needed, or once it is shared."""
 
     def __init__(self, algorithm, nonfinite):
         super().__init__(algorithm, nonfinite)
         self.dtypes = {}
+        self.is_shared = False
 
     def add_tensors(self, first_key, tensors, hyperparameters):
         keys = range(first_key, first_key + len(tensors))
         self.dtypes.update(zip(keys, (tensor.dtype for tensor in tensors), strict=True))
         self.add_group(dict(zip(keys, map(in_numpy, tensors), strict=True)), hyperparameters)
-        if self.algorithm == "rmsprop":
+        if self.algorithm == "rmsprop" and not self.is_shared:
             for key in keys:
                 self.state[key] = {}
 
@@ -424,6 +425,7 @@ class TensorOptimizerMachine(AnyOptimizerMachine):
             param.share_memory_()
         pair.optimizer.share_memory()
         pair.model.complete_state(pair.model.params)
+        pair.model.is_shared = True
         pair.check()
 
     @rule(num_threads=st.integers(1, 4))
@@ -467,7 +469,7 @@ class TensorOptimizerMachine(AnyOptimizerMachine):
         optimizer = OPTIMIZERS[model.algorithm](groups, nonfinite=model.nonfinite)
         optimizer.load_state_dict(saved)
         model = model.copy()
-        model.skipped_steps = 0
+        model.skipped_steps, model.is_shared = 0, False
         return self.keep(Pair(optimizer, model))
 
     @rule(pair=pairs, save=saves)
@@ -484,6 +486,7 @@ class TensorOptimizerMachine(AnyOptimizerMachine):
         model = of_saved.copy()
         model.params = pair.model.params
         model.nonfinite, model.skipped_steps = pair.model.nonfinite, pair.model.skipped_steps
+        model.is_shared = pair.model.is_shared
         pair.model = model
         pair.check()
 
