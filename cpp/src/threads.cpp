@@ -125,24 +125,23 @@ class Region {
 // A separate function, never inlined: Clang calls the runtime at the beginning of the function that
 // has the region, and LLVM's runtime calculates when it is called for the first time. By then the caller has
 // set the default environment; otherwise exception flags of the host would be raised, or trap.
+template <class Run>
 #if defined(__GNUC__) || defined(__clang__)
 [[gnu::noinline]]
 #endif
-void run_in_parallel(int team, Pool* pool, void (*run)(void* context, int thread, int threads),
-                     void* context) noexcept {
+void run_in_parallel(int team, Pool* pool, const Run& run) noexcept {
 #pragma omp parallel num_threads(team)
   {
     const FloatingPointScope scope;
     if (pool != nullptr && omp_get_thread_num() > 0) pool->count_calling_thread();
-    run(context, omp_get_thread_num(), omp_get_num_threads());
+    run(omp_get_thread_num(), omp_get_num_threads());
   }
 }
 
-void run_nothing(void* /*context*/, int /*thread*/, int /*threads*/) noexcept {}
+void run_nothing(int /*thread*/, int /*threads*/) noexcept {}
 
 // The runtime may grant fewer threads than there are shares, say n: each takes every n-th.
-void run_own_shares(void* context, int thread, int threads) noexcept {
-  const auto& work = *static_cast<const SharedWork*>(context);
+void run_own_shares(const SharedWork& work, int thread, int threads) noexcept {
   for (int share = thread; share < work.shares; share += threads) {
     const int first = share * work.pieces_of_a_share;
     for (int piece = 0; piece < work.pieces_of_a_share; ++piece) work.run_piece(work.context, first + piece);
@@ -163,7 +162,7 @@ int complete_team(Pool& pool, int wanted) noexcept {
   const auto [there, granted] = pool.team_for(wanted);
   // A few at a time: for each thread that it starts, the runtime takes a hundred bytes of this thread's stack.
   constexpr int few = 32;
-  for (int team = there + few; team < granted; team += few) run_in_parallel(team, &pool, run_nothing, nullptr);
+  for (int team = there + few; team < granted; team += few) run_in_parallel(team, &pool, run_nothing);
   return granted;
 }
 
@@ -174,11 +173,10 @@ bool run_adaptively(Pool& pool, const SharedWork& work) noexcept {
   if (wanted == 1) return false;
   const int team = complete_team(pool, wanted);
   if (team == 1) return false;
-  if (is_trial) run_in_parallel(team, &pool, run_nothing, nullptr);
+  if (is_trial) run_in_parallel(team, &pool, run_nothing);
   const Clock::time_point begin = Clock::now();
   Region region(work);
-  run_in_parallel(
-      team, &pool, [](void* context, int thread, int) { static_cast<Region*>(context)->take_part(thread); }, &region);
+  run_in_parallel(team, &pool, [&](int thread, int) { region.take_part(thread); });
   const Clock::time_point end = Clock::now();
   const auto waking = is_trial ? nanoseconds(begin - before) : 0;
   if (const auto seen = region.seen(team, end - begin)) {
@@ -189,18 +187,18 @@ bool run_adaptively(Pool& pool, const SharedWork& work) noexcept {
 
 // False if the calling thread has to run everything itself.
 bool start_shares(const SharedWork& work) noexcept {
-  auto* const context = const_cast<SharedWork*>(&work);
+  const auto own_shares = [&](int thread, int threads) { run_own_shares(work, thread, threads); };
   if (regions_are_serial()) return false;
   if (omp_in_parallel()) {  // the runtime does not keep the threads of a nested region
     if (!can_start_threads(work.shares - 1)) return false;
-    run_in_parallel(work.shares, nullptr, run_own_shares, context);
+    run_in_parallel(work.shares, nullptr, own_shares);
     return true;
   }
   Pool* const pool = Pool::of_calling_thread();
   if (pool == nullptr) return false;
   if (thread_use() == ThreadUse::adaptive) return run_adaptively(*pool, work);
   const int team = complete_team(*pool, work.shares);
-  if (team > 1) run_in_parallel(team, pool, run_own_shares, context);
+  if (team > 1) run_in_parallel(team, pool, own_shares);
   return team > 1;
 }
 
