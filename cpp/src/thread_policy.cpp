@@ -3,6 +3,22 @@
 #include <algorithm>
 
 namespace rmsprop {
+namespace {
+
+// What a region would have taken without one of its other threads: what that one did, all the rest would have done.
+// That is nothing if they came too late.
+double time_without_one(const ThreadPolicy::Region& region) {
+  // The calling thread had no CPU while others did everything. They may have taken it: on the same CPU, threads that
+  // wait for each other in turns take whole time slices. Seen again and again, it is a loss.
+  if (region.own_part == 0.0) return static_cast<double>(region.whole) / 4.0;
+  const auto own = static_cast<double>(region.own);
+  const double others = region.threads - 1;
+  const double of_one = own * (1.0 - region.own_part) / region.own_part / others;
+  return own + of_one / others;
+}
+
+}  // namespace
+
 ThreadPolicy::Choice ThreadPolicy::choose(int wanted, Nanoseconds now) const {
   if (limit_ == 0) return {wanted, false};
   if (now >= pause_ends_) return {wanted, wanted > limit_};
@@ -15,12 +31,7 @@ void ThreadPolicy::learn(const Region& region, Nanoseconds waking, Nanoseconds n
     balance_ = 0.0;
     since_pause_ = 0;
   }
-  // What it would have taken without one of the other threads: what that one did, all the rest would have done. That is
-  // nothing if they came too late.
-  const auto own = static_cast<double>(region.own);
-  const double others = region.threads - 1;
-  const double of_one = own * (1.0 - region.own_part) / region.own_part / others;
-  const double without = own + of_one / others;
+  const double without = time_without_one(region);
   const auto gained = static_cast<Nanoseconds>(without) - region.whole;
   since_pause_ += region.whole;
   // In parts of its own time, since a region in which the calling thread lost its CPU seems to have gained much.

@@ -19,7 +19,7 @@ class ThreadPolicy {
   struct Region {
     int threads;        // that it had, with the calling one
     int arrived;        // of these, those that had begun when the calling thread found nothing left to do
-    double own_part;    // of the work that the calling thread did itself, above 0
+    double own_part;    // of the work that the calling thread did itself, from 0 to 1
     Nanoseconds own;    // from the beginning until the calling thread found nothing left to do
     Nanoseconds whole;  // until all threads were back
   };

@@ -9,7 +9,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
-#include <optional>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -90,11 +89,10 @@ class Region {
     arrived_in_time_ = arrived_.load(std::memory_order_relaxed);
   }
 
-  // As the calling thread has seen it, if it did anything.
-  std::optional<ThreadPolicy::Region> seen(int threads, Clock::duration whole) const {
-    if (own_pieces_ == 0) return std::nullopt;
+  // As the calling thread has seen it.
+  ThreadPolicy::Region seen(int threads, Clock::duration whole) const {
     const double all = static_cast<double>(work_.shares) * work_.pieces_of_a_share;
-    return ThreadPolicy::Region{threads, arrived_in_time_, own_pieces_ / all, nanoseconds(own_), nanoseconds(whole)};
+    return {threads, arrived_in_time_, own_pieces_ / all, nanoseconds(own_), nanoseconds(whole)};
   }
 
  private:
@@ -179,9 +177,7 @@ bool run_adaptively(Pool& pool, const SharedWork& work) noexcept {
   run_in_parallel(team, &pool, [&](int thread, int) { region.take_part(thread); });
   const Clock::time_point end = Clock::now();
   const auto waking = is_trial ? nanoseconds(begin - before) : 0;
-  if (const auto seen = region.seen(team, end - begin)) {
-    pool.policy().learn(*seen, waking, nanoseconds(end.time_since_epoch()));
-  }
+  pool.policy().learn(region.seen(team, end - begin), waking, nanoseconds(end.time_since_epoch()));
   return true;
 }
 

@@ -179,6 +179,21 @@ def test_read_only_gradient_has_the_bits_of_the_reference(rule):
         assert_same_bits(problem.arrays[name], array)
 
 
+@pytest.mark.parametrize("step", [slice(None), slice(None, None, 2), slice(None, None, -1)], ids=str)
+@pytest.mark.parametrize("rule", RULES)
+def test_gradient_in_memory_that_cannot_be_written_has_the_bits_of_the_reference(rule, step, tmp_path):
+    """A write into such a file ends the process, even if it writes what is there."""
+    file = tmp_path / "gradient"
+    np.random.default_rng(0).standard_normal(5000).astype(np.float32).tofile(file)
+    grad = np.memmap(file, np.float32, "r")[step]
+    problem = Problem(rule, {"param": np.ones(grad.size, np.float32), "grad": grad.view(np.ndarray)})
+    problem.arrays |= {name: np.ones(grad.size, np.float32) for name in STATE[rule]}
+    expected = problem.after_reference()
+    problem.take_step(functional)
+    for name, array in expected.items():
+        assert_same_bits(problem.arrays[name], array)
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_gradient_transposed_against_its_parameter_has_the_bits_of_the_reference(rule):
     """As `x.T @ y` or `(y.T @ x).T` may be."""

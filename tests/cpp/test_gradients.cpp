@@ -262,7 +262,8 @@ TEST_CASE("find_nonfinite gives the first tensor that is not finite, on any numb
   std::deque<std::vector<float>> gradients;
   std::vector<rmsprop::Tensor> tensors;
   for (std::int64_t i = 0; i < 40; ++i) {
-    gradients.push_back(random_gradients<float>(i == 20 ? 400'000 : i * 997 % 5'003, static_cast<std::uint64_t>(i)));
+    const std::int64_t size = i == 20 ? 1'300'000 : i * 997 % 5'003;  // one whose pieces are looked at in parts
+    gradients.push_back(random_gradients<float>(size, static_cast<std::uint64_t>(i)));
     tensors.push_back(tensor_of(gradients.back().data(), std::ssize(gradients.back()), update));
   }
   const auto found_is = [&](std::size_t wanted) {

@@ -213,3 +213,32 @@ TEST_CASE("a time slice that is lost now and then costs little more than that") 
     CHECK(machine.mean(policy, 5 * second) <= 1.05 * machine.mean_with(2, 5 * second));
   }
 }
+
+TEST_CASE("threads that take the calling thread's CPU are left out, though they do all the work") {
+  ThreadPolicy policy;
+  constexpr Nanoseconds slice = 8 * millisecond;
+  Nanoseconds now = 0, waiting = 0;
+  int slow = 0;
+  while (now < 5 * second) {
+    const ThreadPolicy::Choice choice = policy.choose(2, now);
+    if (choice.threads == 1) {
+      now += 33 * microsecond;
+      continue;
+    }
+    const Nanoseconds waking = choice.is_trial ? slice : 0;
+    now += waking + slice;
+    waiting += waking + slice;
+    ++slow;
+    policy.learn({.threads = 2, .arrived = 2, .own_part = 0.0, .own = 0, .whole = slice}, waking, now);
+  }
+  CHECK(slow >= 1);
+  CHECK(waiting < now / 10);
+}
+
+TEST_CASE("a region in which the calling thread lost its CPU changes nothing where the others help") {
+  Machine machine;
+  ThreadPolicy policy;
+  machine.mean(policy, second);
+  policy.learn({.threads = 2, .arrived = 2, .own_part = 0.0, .own = 0, .whole = 4 * millisecond}, 0, machine.now);
+  CHECK(policy.choose(2, machine.now).threads == 2);
+}
