@@ -1,10 +1,10 @@
 // The loops over the rules. This file is compiled once per instruction set (cmake/InstructionSets.cmake), each time
 // with another RMSPROP_KERNELS, and each copy exports only its entry points, under that name.
 //
-// A rule is applied to dense tiles of T. If a tensor is dense and its gradient is used as it is, the whole range is one
-// tile in the caller's memory. Otherwise tiles pass through the first-level cache: gathered if they are strided,
-// decoded if they are packed, prepared if the gradient must be scaled, clipped or decayed, and written back the same
-// way. These stages come before the same formula, so there is no kernel for each combination.
+// A rule is applied to dense tiles of T. If a tensor is dense, the whole range is one tile in the caller's memory.
+// Otherwise tiles pass through the first-level cache: gathered if they are strided, decoded if they are packed, and
+// written back the same way. Each rule has two loops: one for gradients and parameters as they are, and one with the
+// stages before it, of which those that are not asked for change nothing. So there is no kernel for each combination.
 
 #include "kernels.hpp"
 
@@ -22,7 +22,7 @@ namespace rmsprop {
 namespace {
 
 template <class T>
-using Formula = void (*)(const Tile<T>&, std::int64_t, const Coefficients&);
+using Formula = void (*)(const Tile<T>&, std::int64_t, const Update&);
 
 template <int, class T>
 struct RunOf {
@@ -30,12 +30,17 @@ struct RunOf {
 };
 
 // The caller has proven that no written operand overlaps another one, so this loop can be vectorised.
-template <class Rule, class T, int... used>
-void apply_to(std::int64_t n, const Coefficients& coefficients, typename RunOf<used, T>::type... runs) {
-  const Scalars<T> c(coefficients);
+template <class Rule, bool has_stages, class T, int... used>
+void apply_to(std::int64_t n, const Update& update, typename RunOf<used, T>::type... runs) {
+  const Scalars<T> c(update.coefficients);
+  const bool adds_l2 = update.adds_l2, decays = update.decays_param;
   for (std::int64_t i = 0; i < n; ++i) {
     Element<T> e = {};
     ((e.*members<T>[used] = runs[i]), ...);
+    if constexpr (has_stages) {
+      e.grad = prepared(e.grad, e.param, adds_l2, c);
+      e.param = decayed(e.param, decays, c);
+    }
     Rule::update(e, c);
     ((used == grad ? void() : void(runs[i] = e.*members<T>[used])), ...);
   }
@@ -52,53 +57,40 @@ constexpr auto operands_in = [] {
   return operands;
 }();
 
-template <class Rule, class T>
-void apply(const Tile<T>& tile, std::int64_t n, const Coefficients& coefficients) {
+template <class Rule, bool has_stages, class T>
+void apply(const Tile<T>& tile, std::int64_t n, const Update& update) {
   static constexpr auto& used = operands_in<bit(param) | bit(grad) | Rule::state>;
   [&]<std::size_t... k>(std::index_sequence<k...>) {
-    apply_to<Rule, T, used[k]...>(n, coefficients, tile[used[k]]...);
+    apply_to<Rule, has_stages, T, used[k]...>(n, update, tile[used[k]]...);
   }(std::make_index_sequence<used.size()>());
 }
 
-template <class T, class... Rules>
+template <bool has_stages, class T, class... Rules>
 constexpr std::array<Formula<T>, rule_count> formulas_of(RuleList<Rules...>) {
   std::array<Formula<T>, rule_count> table = {};
-  ((table[static_cast<int>(Rules::rule)] = apply<Rules, T>), ...);
+  ((table[static_cast<int>(Rules::rule)] = apply<Rules, has_stages, T>), ...);
   return table;
 }
 
 template <class T>
-constexpr std::array<Formula<T>, rule_count> formulas = formulas_of<T>(AllRules());
-
-template <bool adds_l2, class T>
-void prepare(T* __restrict out, const T* __restrict g, const T* __restrict w, std::int64_t n, const Scalars<T>& c) {
-  for (std::int64_t i = 0; i < n; ++i) out[i] = prepared<adds_l2>(g[i], adds_l2 ? w[i] : T(0), c);
-}
+constexpr std::array formulas = {formulas_of<false, T>(AllRules()), formulas_of<true, T>(AllRules())};
 
 template <class T>
-void decay(T* __restrict w, std::int64_t n, const Scalars<T>& c) {
-  for (std::int64_t i = 0; i < n; ++i) w[i] = decayed(w[i], c);
+Formula<T> formula_of(const Update& update) {
+  return formulas<T>[update.prepares_grad || update.decays_param ? 1 : 0][static_cast<int>(update.rule)];
 }
 
-// Room for buffers: six of 512 doubles.
+// Room for buffers: six of 128 doubles.
 constexpr std::size_t step_bytes = 6 << 10;
 
 template <class T>
-void step_tiles(const Tensor& tensor, std::int64_t begin, std::int64_t end, Formula<T> formula) {
-  const Update& update = *tensor.update;
-  const Scalars<T> c(update.coefficients);
+void step_tiles(const Tensor& tensor, std::int64_t begin, std::int64_t end) {
+  const Formula<T> formula = formula_of<T>(*tensor.update);
   constexpr unsigned all_operands = (1u << operand_count) - 1;
-  Tiles<T, step_bytes> tiles(tensor, all_operands, begin, update.prepares_grad);
-
+  Tiles<T, step_bytes> tiles(tensor, all_operands, begin);
   for (std::int64_t i = begin; i < end; i += tiles.size()) {
     const std::int64_t n = end - i < tiles.size() ? end - i : tiles.size();
-    Tile<T>& tile = tiles.read(n);
-    if (update.prepares_grad) {
-      (update.adds_l2 ? prepare<true, T> : prepare<false, T>)(tiles.spare(), tile[grad], tile[param], n, c);
-      tile[grad] = tiles.spare();
-    }
-    if (update.decays_param) decay(tile[param], n, c);
-    formula(tile, n, update.coefficients);
+    formula(tiles.read(n), n, *tensor.update);
     tiles.write_back(n);
     tiles.advance(n);
   }
@@ -119,13 +111,9 @@ Tile<T> whole_tile(const Tensor& tensor, std::int64_t begin, std::index_sequence
 
 template <class T>
 void step_range(const Tensor& tensor, std::int64_t begin, std::int64_t end) noexcept {
-  const Update& update = *tensor.update;
-  const Formula<T> formula = formulas<T>[static_cast<int>(update.rule)];
-  if (!is_plain(tensor) || update.prepares_grad || update.decays_param) {
-    step_tiles(tensor, begin, end, formula);
-    return;
-  }
-  formula(whole_tile<T>(tensor, begin, std::make_index_sequence<operand_count>()), end - begin, update.coefficients);
+  if (!is_plain(tensor)) return step_tiles<T>(tensor, begin, end);
+  const Tile<T> tile = whole_tile<T>(tensor, begin, std::make_index_sequence<operand_count>());
+  formula_of<T> (*tensor.update)(tile, end - begin, *tensor.update);
 }
 
 // ---- Reductions over gradients --------------------------------------------------------------------------------------
@@ -136,7 +124,7 @@ constexpr std::size_t grad_bytes = 2 << 10;
 // Calls visit(gradients, n) for the tiles of a range, in order.
 template <class T, class Visit>
 void for_each_grad_tile(const Tensor& tensor, std::int64_t begin, std::int64_t size, Visit visit) {
-  Tiles<T, grad_bytes> tiles(tensor, bit(grad), begin, false);
+  Tiles<T, grad_bytes> tiles(tensor, bit(grad), begin);
   for (std::int64_t i = 0; i < size; i += tiles.size()) {
     const std::int64_t n = size - i < tiles.size() ? size - i : tiles.size();
     visit(tiles.read(n)[grad], n);

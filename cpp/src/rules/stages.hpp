@@ -10,24 +10,23 @@ namespace {
 // Comparisons with NaN are false, so a NaN stays NaN.
 template <class T>
 inline T clipped(T g, T limit) {
-  if (g < -limit) return -limit;
-  if (g > limit) return limit;
-  return g;
+  g = -limit > g ? -limit : g;
+  return limit < g ? limit : g;
 }
 
-template <bool adds_l2, class T>
-inline T prepared(T g, T w, const Scalars<T>& c) {
+// What is not asked for has coefficients that change nothing, but for weight decay (0 * inf is NaN).
+template <class T>
+inline T prepared(T g, T w, bool adds_l2, const Scalars<T>& c) {
   g = c.grad_scale * g;
   g = c.clip_scale * g;
   g = clipped(g, c.clip_value);
   g = c.sign * g;
-  if constexpr (adds_l2) g = g + c.weight_decay * w;
-  return g;
+  return adds_l2 ? g + c.weight_decay * w : g;
 }
 
 template <class T>
-inline T decayed(T w, const Scalars<T>& c) {
-  return w - c.decoupled_decay * w;
+inline T decayed(T w, bool decays, const Scalars<T>& c) {
+  return decays ? w - c.decoupled_decay * w : w;
 }
 
 }  // namespace

@@ -25,10 +25,10 @@ constexpr std::int64_t tile_granularity = 16;
 template <class T, std::size_t bytes>
 class Tiles {
  public:
-  // Tiles of the operands with a bit in `operands` from element `begin` on, and optionally one more buffer.
-  Tiles(const Tensor& tensor, unsigned operands, std::int64_t begin, bool spare)
+  // Tiles of the operands with a bit in `operands` from element `begin` on.
+  Tiles(const Tensor& tensor, unsigned operands, std::int64_t begin)
       : tensor_(tensor), position_(tensor.layout, begin) {
-    int buffers = spare ? 1 : 0;
+    int buffers = 0;
     bool gathers_packed = false;
     for (int operand = 0; operand < operand_count; ++operand) {
       if ((operands >> operand & 1u) == 0 || tensor.data[operand] == nullptr) continue;
@@ -53,10 +53,9 @@ class Tiles {
 
   // Elements of every tile but the last.
   std::int64_t size() const { return size_; }
-  T* spare() { return memory_; }
 
   // The next `n` elements, valid until the next call. Changes have to be written back.
-  Tile<T>& read(std::int64_t n) {
+  const Tile<T>& read(std::int64_t n) {
     for (int i = 0; i < own_count_; ++i) tile_[own_[i].operand] = own_[i].data;
     for (int i = 0; i < moved_count_; ++i) {
       Moved& moved = moved_[i];
