@@ -112,8 +112,8 @@ Tile<T> whole_tile(const Tensor& tensor, std::int64_t begin, std::index_sequence
 template <class T>
 void step_range(const Tensor& tensor, std::int64_t begin, std::int64_t end) noexcept {
   if (!is_plain(tensor)) return step_tiles<T>(tensor, begin, end);
-  const Tile<T> tile = whole_tile<T>(tensor, begin, std::make_index_sequence<operand_count>());
-  formula_of<T> (*tensor.update)(tile, end - begin, *tensor.update);
+  const Formula<T> formula = formula_of<T>(*tensor.update);
+  formula(whole_tile<T>(tensor, begin, std::make_index_sequence<operand_count>()), end - begin, *tensor.update);
 }
 
 // ---- Reductions over gradients --------------------------------------------------------------------------------------
@@ -124,6 +124,7 @@ constexpr std::size_t grad_bytes = 2 << 10;
 // Calls visit(gradients, n) for the tiles of a range, in order.
 template <class T, class Visit>
 void for_each_grad_tile(const Tensor& tensor, std::int64_t begin, std::int64_t size, Visit visit) {
+  if (is_plain(tensor)) return visit(reinterpret_cast<const T*>(tensor.data[grad]) + begin, size);
   Tiles<T, grad_bytes> tiles(tensor, bit(grad), begin);
   for (std::int64_t i = 0; i < size; i += tiles.size()) {
     const std::int64_t n = size - i < tiles.size() ? size - i : tiles.size();

@@ -31,7 +31,7 @@ namespace {
 // The number that was set, or 0.
 std::atomic<int> chosen_num_threads{0};
 
-std::atomic<ThreadUse> chosen_thread_use{ThreadUse::fixed};
+std::atomic<ThreadUse> chosen_thread_use{ThreadUse::adaptive};
 
 // Read each time, so that later limits on OpenMP's threads, such as those of threadpoolctl and PyTorch, apply.
 int openmp_num_threads() noexcept {

@@ -33,7 +33,7 @@ def test_bits_are_the_same_while_the_number_of_threads_changes():
     assert output_of(BESIDE_OTHERS, "7", "1", timeout=300, RMSPROP_THREADS="adaptive") == alone
 
 
-@pytest.mark.parametrize(("text", "use"), [("fixed", "fixed"), ("adaptive", "adaptive"), ("", "fixed")])
+@pytest.mark.parametrize(("text", "use"), [("fixed", "fixed"), ("adaptive", "adaptive"), ("", "adaptive")])
 def test_the_environment_chooses_and_show_config_shows(text, use):
     shown = output_of("import rmsprop; rmsprop.show_config()", RMSPROP_THREADS=text)
     (line,) = (line for line in shown.splitlines() if line.startswith("threads "))

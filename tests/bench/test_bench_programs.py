@@ -28,8 +28,8 @@ def helps(tmp_path_factory):
 
 def test_the_programs_are_those_that_are_run_again_and_again_and_the_rest_lies_below():
     on_top = [f"bench/{name}.py" for name in ("busy_machine", "compare", "regressions", "report", "scaling")]
-    studies = [f"bench/studies/{name}.py" for name in ("growth", "openmp_runtimes", "placement", "subnormals")]
-    assert on_top + studies == NAMES
+    studies = ("data_loaders", "growth", "openmp_runtimes", "placement", "subnormals")
+    assert on_top + [f"bench/studies/{name}.py" for name in studies] == NAMES
 
 
 def test_peers_know_nothing_of_the_harness():

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 
 from made_up_peers import Clock, MadeUpContender
-from studies import growth, openmp_runtimes, placement, subnormals
+from studies import data_loaders, growth, openmp_runtimes, placement, subnormals
 
 
 def printed_rows(monkeypatch, capsys, study, *arguments):
@@ -87,3 +87,20 @@ def test_growth_really_saves_and_loads(capsys):
     growth.print_saving(count=3, rounds=1)
     rows = [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     assert rows == ["state of 3 parameters", "save", "load"]
+
+
+def test_a_training_loop_beside_data_loaders_is_really_run(monkeypatch, capsys):
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    two = ("ours, adaptive", "torch RMSprop")
+    monkeypatch.setattr(data_loaders, "OPTIMIZERS", {name: data_loaders.OPTIMIZERS[name] for name in two})
+    rows = printed_rows(monkeypatch, capsys, data_loaders, "--workers", "1", "--batches", "1", "--rounds", "2")
+    assert [row[0] for row in rows] == [*two]
+    assert rows[0][-1] == "1.00"
+    for _, whole, step, share, _ in rows:
+        assert 0 < float(step) < float(whole)
+        assert float(share.rstrip("%")) == pytest.approx(100 * float(step) / float(whole), abs=1)
+
+
+def test_times_in_a_training_loop_are_medians_of_turns():
+    turns = [(2.0, 1.0), (4.0, 1.0), (100.0, 50.0)]
+    assert data_loaders.milliseconds(10, turns) == (400.0, 100.0)

@@ -48,9 +48,11 @@ TEST_CASE("a dense tensor may be empty") {
 }
 
 TEST_CASE("a dense tensor is refused, with the name of the array at fault, if a size does not fit") {
-  std::vector<double> w(3), g(3), v(3), shorter(2);
+  std::vector<double> w(3), g(3), v(3), shorter(2), longer(4);
   CHECK(message_of([&] { rmsprop::dense_tensor({.param = w, .grad = shorter, .square_avg = v}, &plain); }) ==
         "grad: got 2 elements, wanted 3 as in param");
+  CHECK(message_of([&] { rmsprop::dense_tensor({.param = w, .grad = longer, .square_avg = v}, &plain); }) ==
+        "grad: got 4 elements, wanted 3 as in param");
   CHECK(message_of([&] { rmsprop::dense_tensor({.param = w, .grad = g, .square_avg = shorter}, &plain); }) ==
         "square_avg: got 2 elements, wanted 3 as in param");
   CHECK(message_of([&] {

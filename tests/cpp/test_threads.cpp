@@ -1,4 +1,5 @@
-// Which thread does what: the processor reports the first thread that touches each page. POSIX only.
+// Which thread does what if all are always used: the processor reports the first thread that touches each page. POSIX
+// only.
 
 #include "guarded_pages.hpp"
 
@@ -42,6 +43,8 @@ class WatchedParameter {
     tensor.update = &update;
     tensor.size = size_;
 
+    const rmsprop::ThreadUse before = rmsprop::thread_use();
+    rmsprop::set_thread_use(rmsprop::ThreadUse::fixed);
     watched_ = this;
     struct sigaction action = {}, before_segv = {}, before_bus = {};
     action.sa_sigaction = note_down;
@@ -51,6 +54,7 @@ class WatchedParameter {
     pages_.close();
     rmsprop::step({&tensor, 1}, threads);
     pages_.open();
+    rmsprop::set_thread_use(before);
     sigaction(SIGSEGV, &before_segv, nullptr);
     sigaction(SIGBUS, &before_bus, nullptr);
     return {owners_.get(), owners_.get() + pages_.page_count()};

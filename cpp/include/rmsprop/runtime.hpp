@@ -29,7 +29,7 @@ enum class ThreadUse {
   adaptive  ///< As long as they help: where other programs use the CPUs, the calling thread alone is often faster.
 };
 
-/// How steps use threads. At first fixed. Their bits do not depend on it.
+/// How steps use threads. At first adaptive. Their bits do not depend on it.
 ThreadUse thread_use() noexcept;
 
 /// Steps of the whole process use threads in this way from now on.
