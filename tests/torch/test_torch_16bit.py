@@ -106,3 +106,19 @@ def test_16_bit_state_of_torch_becomes_float32_and_goes_back(dtype, name):
     assert torch.equal(ours.state[twin][key], theirs.state[param][key].float())
     theirs.load_state_dict(ours.state_dict())
     theirs.step()
+
+
+@DTYPES
+@pytest.mark.parametrize("name", ["RMSprop", "Adagrad"])
+def test_state_that_was_given_16_bits_becomes_float32_before_it_is_used(dtype, name):
+    optimizer_class = getattr(rmsprop.torch, name)
+    param, optimizer = stepped(optimizer_class, dtype)
+    twin, expected = stepped(optimizer_class, dtype)
+    key = optimizer_class.rule.accumulator
+    optimizer.state[param][key] = optimizer.state[param][key].to(dtype)
+    expected.state[twin][key].copy_(expected.state[twin][key].to(dtype))
+    for each in (optimizer, expected):
+        each.step()
+    assert optimizer.state[param][key].dtype == torch.float32
+    assert torch.equal(optimizer.state[param][key], expected.state[twin][key])
+    assert torch.equal(param, twin)
