@@ -244,8 +244,22 @@ def test_a_gradient_unlike_its_parameter_is_refused_by_name(ours, kind):
         optimizer.step()
 
 
+@OURS
+@pytest.mark.parametrize("shape", [(2, 4), (3, 3), (3, 2), (1, 3), (2, 2), (1, 6), (6,), (2, 3, 1)], ids=str)
+def test_a_gradient_that_got_another_shape_is_refused(ours, shape):
+    """By assignment to its data, where PyTorch does not look."""
+    param = torch.nn.Parameter(torch.ones(2, 3))
+    param.grad = torch.ones(2, 3)
+    optimizer = ours([param])
+    optimizer.step()
+    param.grad.data = torch.ones(shape)
+    with Unchanged(optimizer), pytest.raises(ValueError, match=r"^params\[0\]\.grad: shape .* does not match"):
+        optimizer.step()
+
+
 BAD_STATE = {
     "shape": (lambda t: t[:2].clone(), ValueError),
+    "more elements": (lambda t: torch.cat([t, t]), ValueError),
     "complex numbers": (lambda t: t * 1j, TypeError),
     "integers": (lambda t: t.long(), (TypeError, RuntimeError)),
     "device": (lambda t: t.to("meta"), RuntimeError),
