@@ -451,6 +451,7 @@ RAW_CALLS = {
     "step counts of another dtype": "columns=([0], state, np.zeros(1))",
     "big-endian step counts": "columns=([0], state, steps.astype('>i8'))",
     "too few step counts": "columns=([0], state, steps[:0])",
+    "too many step counts": "columns=([0], state, np.zeros(2, np.int64))",
     "step counts in two dimensions": "columns=([0], state, steps[None])",
     "read-only step counts": "columns=([0], state, np.frombuffer(bytes(8), np.int64))",
 }

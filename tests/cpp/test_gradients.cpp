@@ -9,6 +9,7 @@
 #include <deque>
 #include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cases.hpp"
@@ -262,8 +263,7 @@ TEST_CASE("find_nonfinite gives the first tensor that is not finite, on any numb
   std::deque<std::vector<float>> gradients;
   std::vector<rmsprop::Tensor> tensors;
   for (std::int64_t i = 0; i < 40; ++i) {
-    const std::int64_t size = i == 20 ? 1'300'000 : i * 997 % 5'003;  // one whose pieces are looked at in parts
-    gradients.push_back(random_gradients<float>(size, static_cast<std::uint64_t>(i)));
+    gradients.push_back(random_gradients<float>(i == 20 ? 400'000 : i * 997 % 5'003, static_cast<std::uint64_t>(i)));
     tensors.push_back(tensor_of(gradients.back().data(), std::ssize(gradients.back()), update));
   }
   const auto found_is = [&](std::size_t wanted) {
@@ -285,6 +285,19 @@ TEST_CASE("find_nonfinite gives the first tensor that is not finite, on any numb
     CAPTURE(i);
     found_is(i);
   }
+}
+
+TEST_CASE("find_nonfinite looks at every part of a long gradient") {
+  const rmsprop::Update update = update_with(1.0);
+  std::vector<float> gradient = random_gradients<float>(2'000'000, 1);
+  const rmsprop::Tensor tensor = tensor_of(gradient.data(), std::ssize(gradient), update);
+  for (std::size_t at = gradient.size(); at-- > 0; at -= std::min<std::size_t>(at, 30'000)) {
+    CAPTURE(at);
+    const float before = std::exchange(gradient[at], static_cast<float>(not_a_number));
+    for (const int threads : {1, 2}) CHECK(rmsprop::find_nonfinite({&tensor, 1}, threads) == 0);
+    gradient[at] = before;
+  }
+  CHECK(rmsprop::find_nonfinite({&tensor, 1}, 1) == 1);
 }
 
 TEST_CASE("find_nonfinite looks at the scaled gradient") {

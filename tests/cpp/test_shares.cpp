@@ -29,6 +29,11 @@ class Adaptive {
   rmsprop::ThreadUse before_ = rmsprop::thread_use();
 };
 
+void compute_for(Clock::duration duration) {
+  for (const Clock::time_point end = Clock::now() + duration; Clock::now() < end;) {
+  }
+}
+
 // Calls run(piece) for all pieces of so many shares.
 template <class Run>
 void run_shares(int shares, int pieces_of_a_share, const Run& run) {
@@ -40,7 +45,7 @@ void run_shares(int shares, int pieces_of_a_share, const Run& run) {
 
 TEST_CASE("each piece is run once, whichever thread takes it") {
   const Adaptive adaptive;
-  constexpr int pieces_of_a_share = 16, most = 8, rounds = 5'000;
+  constexpr int pieces_of_a_share = 1'000, most = 8, rounds = 1'000;  // so many that threads meet in a share
   for (const int shares : {1, 2, 3, most}) {
     CAPTURE(shares);
     std::array<std::atomic<int>, static_cast<std::size_t>(most * pieces_of_a_share)> runs = {};
@@ -64,8 +69,7 @@ TEST_CASE("threads that keep the calling one waiting are soon left out") {
         ++waits;
         std::this_thread::sleep_for(20ms);
       } else {
-        for (const Clock::time_point end = Clock::now() + 200us; Clock::now() < end;) {
-        }
+        compute_for(200us);
       }
     });
   }
