@@ -92,7 +92,8 @@ def take_turns(name: str, workers: int) -> None:
     """Be the process of an optimizer: for each line with a number of batches, train, and print the seconds."""
     some_batches = train(name, workers)
     some_batches(3)
-    for line in ["0", *sys.stdin]:
+    print("ready", flush=True)
+    for line in sys.stdin:
         print(*some_batches(int(line)), flush=True)
 
 
@@ -120,7 +121,7 @@ def main() -> None:
         for name, use in OPTIMIZERS.items()
     }
     for process in processes.values():
-        process.stdout.readline()  # it is ready
+        process.stdout.readline()
     for turn in range(settings.rounds):
         for name in list(OPTIMIZERS)[:: 1 if turn % 2 else -1]:
             print(settings.batches, file=processes[name].stdin, flush=True)

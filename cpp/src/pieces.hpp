@@ -13,8 +13,6 @@
 
 namespace rmsprop {
 
-inline constexpr std::int64_t cache_line = 64;
-
 // The cost of a share is counted in bytes of its parameters. Each tensor costs this much more than its bytes.
 inline constexpr std::int64_t cost_of_a_tensor = 128;
 

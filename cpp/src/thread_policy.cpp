@@ -21,12 +21,12 @@ double time_without_one(const ThreadPolicy::Region& region) {
 
 ThreadPolicy::Choice ThreadPolicy::choose(int wanted, Nanoseconds now) const {
   if (limit_ == 0) return {wanted, false};
-  if (now >= pause_ends_) return {wanted, wanted > limit_};
+  if (now >= pause_ends_) return {wanted, wanted > limit_ && alone_ / wanted < long_work};
   return {std::min(wanted, limit_), false};
 }
 
 void ThreadPolicy::learn(const Region& region, Nanoseconds waking, Nanoseconds now) {
-  if (waking > 0) {
+  if (limit_ != 0 && region.threads > limit_) {  // the first after a pause
     limit_ = 0;
     balance_ = 0.0;
     since_pause_ = 0;
@@ -34,6 +34,7 @@ void ThreadPolicy::learn(const Region& region, Nanoseconds waking, Nanoseconds n
   const double without = time_without_one(region);
   const auto gained = static_cast<Nanoseconds>(without) - region.whole;
   since_pause_ += region.whole;
+  if (region.own_part > 0.0) alone_ = static_cast<double>(region.own) / region.own_part;
   // In parts of its own time, since a region in which the calling thread lost its CPU seems to have gained much.
   constexpr double fading = 1.0 / 16.0;
   balance_ += static_cast<double>(gained) / without - fading * balance_;

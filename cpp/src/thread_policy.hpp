@@ -27,13 +27,13 @@ class ThreadPolicy {
   // With 1 thread the calling one does all the work, without a region.
   struct Choice {
     int threads;
-    bool is_trial;  // the first for a while with all threads, which may be asleep: they are to be woken before
+    bool wakes_first;  // threads that were left out may be asleep, and the work be done before they are there
   };
 
   // For a region that begins now, and for which `wanted` threads are worth while.
   Choice choose(int wanted, Nanoseconds now) const;
 
-  // What came of it. `waking`: how long it took to wake the threads before a trial, 0 if it was none.
+  // What came of it. `waking`: how long it took to wake the threads before it, 0 if that was not asked for.
   void learn(const Region& region, Nanoseconds waking, Nanoseconds now);
 
   // A pause is so many times as long as what was lost, and twice that after each pause that is soon followed by the
@@ -43,12 +43,16 @@ class ThreadPolicy {
   // Full speed is back at the latest so long after the load has gone.
   static constexpr Nanoseconds longest_pause = 400'000'000;
 
+  // Work that should take all threads longer does not wait until they are awake.
+  static constexpr double long_work = 1e6;
+
  private:
   double balance_ = 0.0;                     // what the last regions have gained, with weights that fade
   Nanoseconds since_pause_ = longest_pause;  // time in regions
   std::int64_t price_ = least_price;
   Nanoseconds pause_ = 0;  // its length
   Nanoseconds pause_ends_ = 0;
+  double alone_ = 0.0;  // what the last region would have taken the calling thread
   int limit_ = 0;  // of threads, in a pause; 0: none
 };
 

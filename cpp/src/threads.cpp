@@ -74,7 +74,8 @@ ThreadPolicy::Nanoseconds nanoseconds(Clock::duration duration) {
 // Who has done how much of a region's work.
 class Region {
  public:
-  explicit Region(const SharedWork& work) : work_(work) {}
+  Region(const SharedWork& work, Clock::time_point begin)
+      : work_(work), begin_(begin), spacing_(std::min(counts_of_a_cache_line, max_num_threads / work.shares)) {}
 
   // Takes part in the work, as thread 0 (the calling one) or another.
   void take_part(int thread) noexcept {
@@ -83,9 +84,8 @@ class Region {
       run_what_is_left(thread);
       return;
     }
-    const Clock::time_point begin = Clock::now();
     own_pieces_ = run_what_is_left(thread);
-    own_ = Clock::now() - begin;
+    own_ = Clock::now() - begin_;
     arrived_in_time_ = arrived_.load(std::memory_order_relaxed);
   }
 
@@ -101,7 +101,7 @@ class Region {
     int done = 0;
     for (int i = 0; i < work_.shares; ++i) {
       const int share = (thread + i) % work_.shares;
-      std::atomic<std::uint16_t>& next = next_pieces_[static_cast<std::size_t>(share)];
+      std::atomic<std::uint16_t>& next = next_pieces_[static_cast<std::size_t>(share * spacing_)];
       while (next.load(std::memory_order_relaxed) < work_.pieces_of_a_share) {
         const int piece = next.fetch_add(1, std::memory_order_relaxed);
         if (piece >= work_.pieces_of_a_share) break;
@@ -112,8 +112,13 @@ class Region {
     return done;
   }
 
+  // Threads that take pieces of different shares disturb each other if their counts share a cache line.
+  static constexpr int counts_of_a_cache_line = cache_line / sizeof(std::atomic<std::uint16_t>);
+
   const SharedWork& work_;
-  std::array<std::atomic<std::uint16_t>, max_num_threads> next_pieces_ = {};  // of each share
+  Clock::time_point begin_;
+  int spacing_;
+  std::array<std::atomic<std::uint16_t>, max_num_threads> next_pieces_ = {};  // of each share, so far apart
   std::atomic<int> arrived_{0};
   int arrived_in_time_ = 0;
   int own_pieces_ = 0;
@@ -167,17 +172,17 @@ int complete_team(Pool& pool, int wanted) noexcept {
 // With the number of threads that the policy chooses, which learns from it.
 bool run_adaptively(Pool& pool, const SharedWork& work) noexcept {
   const Clock::time_point before = Clock::now();
-  const auto [wanted, is_trial] = pool.policy().choose(work.shares, nanoseconds(before.time_since_epoch()));
+  const auto [wanted, wakes_first] = pool.policy().choose(work.shares, nanoseconds(before.time_since_epoch()));
   if (wanted == 1) return false;
   const int team = complete_team(pool, wanted);
   if (team == 1) return false;
-  if (is_trial) run_in_parallel(team, &pool, run_nothing);
-  const Clock::time_point begin = Clock::now();
-  Region region(work);
+  if (wakes_first) run_in_parallel(team, &pool, run_nothing);
+  const Clock::time_point begin = wakes_first ? Clock::now() : before;
+  Region region(work, begin);
   run_in_parallel(team, &pool, [&](int thread, int) { region.take_part(thread); });
   const Clock::time_point end = Clock::now();
-  const auto waking = is_trial ? nanoseconds(begin - before) : 0;
-  pool.policy().learn(region.seen(team, end - begin), waking, nanoseconds(end.time_since_epoch()));
+  const Clock::duration waking = begin - before;
+  pool.policy().learn(region.seen(team, end - begin), nanoseconds(waking), nanoseconds(end.time_since_epoch()));
   return true;
 }
 

@@ -3,6 +3,8 @@
 
 namespace rmsprop {
 
+inline constexpr int cache_line = 64;
+
 // Work that is cut into one share for each thread, and each share into the same number of pieces.
 struct SharedWork {
   int shares;

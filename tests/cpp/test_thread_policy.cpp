@@ -77,7 +77,7 @@ struct Machine {
       now += step_alone;
     } else {
       Nanoseconds spent = 0;
-      if (choice.is_trial) {
+      if (choice.wakes_first) {
         now = all_there_at(choice.threads, now);
         last_region = now;
         spent = std::max<Nanoseconds>(now - begin, 1);
@@ -179,6 +179,18 @@ TEST_CASE("steps that find the threads asleep are taken alone if they are short"
   CHECK(machine.mean(policy, 5 * second) <= 0.6 * static_cast<double>(machine.step_alone));
 }
 
+TEST_CASE("long work after a pause is begun before the threads are there") {
+  for (const Nanoseconds step_alone : {100 * microsecond, 5 * millisecond}) {
+    Machine machine;
+    machine.step_alone = step_alone;
+    machine.runs_at = [](int, Nanoseconds time) { return time + 8 * millisecond; };
+    ThreadPolicy policy;
+    for (int i = 0; i < 10; ++i) machine.step(policy);
+    CHECK(policy.choose(2, machine.now + ThreadPolicy::longest_pause).threads == 2);
+    CHECK(policy.choose(2, machine.now + ThreadPolicy::longest_pause).wakes_first == (step_alone < millisecond));
+  }
+}
+
 TEST_CASE("one lost thread of many costs one thread") {
   Machine machine;
   machine.cpus = 64;
@@ -229,7 +241,7 @@ TEST_CASE("threads that take the calling thread's CPU are left out, though they 
       now += 33 * microsecond;
       continue;
     }
-    const Nanoseconds waking = choice.is_trial ? slice : 0;
+    const Nanoseconds waking = choice.wakes_first ? slice : 0;
     now += waking + slice;
     waiting += waking + slice;
     ++slow;
