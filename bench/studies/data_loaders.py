@@ -31,15 +31,15 @@ OPTIMIZERS = {
 
 
 class Pictures:
-    """Pictures by number, each of which takes a worker about a millisecond."""
+    """Pictures by number, each of which takes a worker some milliseconds."""
 
     def __len__(self) -> int:
         return 10**9
 
     def __getitem__(self, number: int) -> tuple[np.ndarray, int]:
         rng = np.random.default_rng(number)
-        blur = np.exp(-np.square(np.fft.fftfreq(2 * SIDE)) * 8)
-        picture = np.fft.fft2(rng.standard_normal((3, 2 * SIDE, 2 * SIDE))) * blur * blur[:, None]
+        blur = np.exp(-np.square(np.fft.fftfreq(3 * SIDE)) * 8)
+        picture = np.fft.fft2(rng.standard_normal((3, 3 * SIDE, 3 * SIDE))) * blur * blur[:, None]
         picture = np.rot90(np.fft.ifft2(picture).real, rng.integers(4), (1, 2))
         picture = np.roll(picture, rng.integers(SIDE, size=2), (1, 2))
         return picture[:, :SIDE, :SIDE].astype(np.float32), int(rng.integers(CLASSES))
