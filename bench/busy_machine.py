@@ -2,7 +2,7 @@
 
     python bench/busy_machine.py [--seconds S] [--picture FILE.png] [WORKLOADS...]
 
-Ours on one thread, on all threads always (the default) and on all that help (RMSPROP_THREADS=adaptive), and the fused
+Ours on one thread, on all threads always (RMSPROP_THREADS=fixed) and on all that help (the default), and the fused
 Adagrad of PyTorch and a loop in Numba, where they are installed. Each has a process of its own; they take turns.
 """
 
@@ -113,7 +113,7 @@ def draw(results: dict[tuple[str, int], dict[str, tuple[float, float]]], path: P
         axes.set_title(WORKLOADS[workload].title, fontsize=8)
         axes.set_xticks(range(len(counts)), [f"{count} busy" for count in counts], fontsize=8)
         axes.set_ylabel("microseconds a step" if position == 0 else "", fontsize=8)
-        axes.tick_params(axis="y", labelsize=7)
+        axes.tick_params(axis="y", which="both", labelsize=7)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=len(CONTENDERS), fontsize=8)
     figure.suptitle(f"A step beside busy processes: {in_words(describe())}", fontsize=9)
     figure.savefig(path, dpi=110)
