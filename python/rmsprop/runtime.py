@@ -22,7 +22,8 @@ class InstructionSets(NamedTuple):
 def set_num_threads(num_threads: int) -> None:
     """Set the maximum number of threads of a step, in this process.
 
-    An optimizer that was made with `num_threads` uses that number instead. The result of a step does not depend on it.
+    An optimizer that was made with `num_threads` uses that number instead. A step uses fewer if it is small, or where
+    other programs use the CPUs. Its result does not depend on it.
 
     Args:
         num_threads: from 1 to 1024.
