@@ -17,7 +17,7 @@
 namespace rmsprop::bindings {
 
 // The objects of one parameter, by operand; null where there is none.
-using Objects = std::array<PyObject*, operand_count>;
+using Objects = std::array<PyObject*, array_count>;
 
 // The parameters of a step, in the order of the groups. The memory is reused in the next step.
 class Gathered {
@@ -86,6 +86,10 @@ class Source {
   // Collects the objects of all parameters that have a gradient, or, without gradients, of all, and whatever state they
   // have. Runs no Python code. Stops at state that is missing, unless there are no gradients.
   virtual std::optional<Missing> collect(Gathered& gathered) = 0;
+
+  // The number of the first parameter, which stochastic rounding depends on: not 0 if there are others that the source
+  // does not have.
+  virtual std::int64_t first_number() const { return 0; }
 
   // Whether missing state has been passed to it, which Python makes between two calls.
   virtual bool is_completed() const = 0;

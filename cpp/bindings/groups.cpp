@@ -56,12 +56,41 @@ double limit_from(PyObject* object, const char* name) {
   return number;
 }
 
+// A Python int, or a NumPy one.
+double count_from(PyObject* object, const HyperparameterInfo& info) {
+  if (is_bool(object) || PyIndex_Check(object) == 0) {
+    raise_type_error({info.name}, "got " + type_name(object) + ", wanted an int");
+  }
+  const double number = number_from(object, info.name);
+  if (!(number >= 0.0 && number <= info.most)) {
+    raise_value_error({info.name}, "got " + repr(object) + ", wanted an int from 0 to 2**53 - 1");
+  }
+  return number;
+}
+
+double choice_from(PyObject* object, const HyperparameterInfo& info) {
+  if (object == Py_None) return 0.0;
+  std::string wanted = "None";
+  for (std::size_t i = 1; i < info.choices.size(); ++i) {
+    if (PyUnicode_Check(object) && PyUnicode_CompareWithASCIIString(object, info.choices[i]) == 0) {
+      return static_cast<double>(i);
+    }
+    wanted += std::string(i + 1 == info.choices.size() ? " or '" : ", '") + info.choices[i] + "'";
+  }
+  if (!PyUnicode_Check(object)) raise_type_error({info.name}, "got " + type_name(object) + ", wanted " + wanted);
+  raise_value_error({info.name}, "got " + repr(object) + ", wanted " + wanted);
+}
+
 double value_from(const HyperparameterInfo& info, PyObject* object) {
   switch (info.kind) {
     case Kind::flag:
       return flag_from(object, info.name) ? 1.0 : 0.0;
     case Kind::limit:
       return limit_from(object, info.name);
+    case Kind::count:
+      return count_from(object, info);
+    case Kind::choice:
+      return choice_from(object, info);
     default:
       return number_from(object, info.name);
   }
@@ -109,7 +138,8 @@ std::vector<double> values_in(const Rule& rule, Naming naming, PyObject* dict, c
   const auto read = [&](std::size_t i) {
     const py::object value = find(dict, rule.key(i));
     if (value) ++known;
-    if (!value && i != rule.initial_value()) raise_value_error({infos[i].name}, "missing from the parameter group");
+    const bool is_optional = infos[i].is_optional || i == rule.initial_value();
+    if (!value && !is_optional) raise_value_error({infos[i].name}, "missing from the parameter group");
     if (!value || (i == rule.lr() && origin == nullptr)) {
       values[i] = infos[i].default_value;
     } else if (i == rule.lr()) {
@@ -136,10 +166,6 @@ std::vector<double> values_in(const Rule& rule, Naming naming, PyObject* dict, c
     }
   }
   return values;
-}
-
-unsigned state_of_values(const Rule& rule, const std::vector<double>& values) {
-  return state_of(rule.info().make_update(values, 1.0, 1).rule);
 }
 
 }  // namespace
@@ -236,7 +262,10 @@ void Group::read(const Rule& rule, Naming naming, const py::object& dict, const 
   rule_ = &rule;
   params_ = params_in(dict.ptr());
   clip_norm_ = values_[rule.clip_norm()];
-  state_needed_ = state_of_values(rule, values_);
+  state_needed_ = rule.info().state_needed(values_);
+  const Storage storage = rule.info().storage(values_);
+  state_types_ = {storage.state_dtype};
+  seed_ = storage.seed;
   differs_between_steps_ = rule.info().depends_on_step(values_);
   t_ = 0;
   grad_scale_ = grad_scale;
@@ -312,9 +341,10 @@ void Group::set_clip_scale(double scale, std::vector<Update>& others, std::size_
   for (std::size_t i = first_of_others_; i < end; ++i) rmsprop::set_clip_scale(others[i], scale);
 }
 
-unsigned state_needed_by(const Rule& rule, Naming naming, const py::object& dict) {
+StateNeeded state_needed_by(const Rule& rule, Naming naming, const py::object& dict) {
   if (!PyDict_Check(dict.ptr())) raise_type_error({"param_groups"}, "wanted a dict per group");
-  return state_of_values(rule, values_in(rule, naming, dict.ptr(), nullptr));
+  const std::vector<double> values = values_in(rule, naming, dict.ptr(), nullptr);
+  return {rule.info().state_needed(values), rule.info().storage(values).state_dtype};
 }
 
 }  // namespace rmsprop::bindings

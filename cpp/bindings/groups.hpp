@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "arrays/views.hpp"
 #include "python.hpp"
 #include "rmsprop/rule_table.hpp"
 
@@ -37,7 +38,7 @@ class Rule {
  private:
   const RuleInfo* info_;
   std::vector<PyObject*> keys_;  // interned, and alive until the process ends
-  std::array<PyObject*, operand_count> state_keys_ = {};
+  std::array<PyObject*, array_count> state_keys_ = {};
   std::size_t lr_, clip_norm_, initial_value_;
 };
 
@@ -75,6 +76,10 @@ class Group {
   // Infinity if the group does not clip.
   double clip_norm() const { return clip_norm_; }
 
+  // How state is stored, and the random bits of a parameter's step.
+  const StateTypes& state_types() const { return state_types_; }
+  std::uint64_t random(std::int64_t t, std::int64_t parameter) const { return random_key(seed_, t, parameter); }
+
   // As bits by operand.
   unsigned state_needed() const { return state_needed_; }
 
@@ -106,6 +111,8 @@ class Group {
   double grad_scale_ = 1.0;
   double clip_norm_ = std::numeric_limits<double>::infinity();
   unsigned state_needed_ = 0;
+  StateTypes state_types_;
+  std::uint64_t seed_ = 0;
   bool differs_between_steps_ = false;
   Update update_ = {};  // made for step `t_`
   std::int64_t t_ = 0;  // 0 if none was made yet
@@ -116,8 +123,13 @@ class Group {
   PyObject* params_key_ = nullptr;  // the one of `params` in it
 };
 
-// The state that the hyperparameters of a group need, as bits by operand. The learning rate is not read.
-unsigned state_needed_by(const Rule& rule, Naming naming, const py::object& dict);
+// The state that the hyperparameters of a group need, as bits by operand, and how it is stored. The learning rate is
+// not read.
+struct StateNeeded {
+  unsigned operands;
+  StateDType state_dtype;
+};
+StateNeeded state_needed_by(const Rule& rule, Naming naming, const py::object& dict);
 
 // A number that Python's float() accepts, but no bool, complex or string. Raises TypeError or ValueError.
 double number_from(PyObject* object, const char* name);

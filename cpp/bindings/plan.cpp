@@ -25,7 +25,7 @@ bool is_same_written(const Tensor& a, const Tensor& b) {
 bool is_same(const Layout& a, const Layout& b) {
   if (a.ndim != b.ndim || a.dense != b.dense) return false;
   if (!std::equal(a.shape.begin(), a.shape.begin() + a.ndim, b.shape.begin())) return false;
-  for (const Operand operand : operands) {
+  for (int operand = 0; operand < operand_count; ++operand) {
     const auto& strides = a.strides[operand];
     if (!std::equal(strides.begin(), strides.begin() + a.ndim, b.strides[operand].begin())) return false;
   }
@@ -42,13 +42,19 @@ bool Plan::put(std::size_t i, const Tensor& tensor) {
   if (!same_written || tensor.data[grad] != before.data[grad]) {
     same_written ? disjointness_.forget_gradients() : disjointness_.forget();
     before = tensor;
-  } else if (before.update != tensor.update) {
+  } else if (before.update != tensor.update || before.random != tensor.random) {
     before.update = tensor.update;
+    before.random = tensor.random;
   }
   return same_written;
 }
 
-std::optional<Refused> Plan::look_at_all(std::vector<Group>& groups, bool everything) {
+// The fast path.
+bool Plan::describe_ordinary(std::size_t i, const Group& group, Tensor& tensor) const {
+  return group.state_types().is_ordinary() && bindings::describe_ordinary(gathered_.objects()[i], tensor);
+}
+
+std::optional<Refused> Plan::look_at_all(const Source& source, std::vector<Group>& groups, bool everything) {
   const std::span<const Objects> objects = gathered_.objects();
   tensors_.resize(objects.size());
   layouts_.resize(std::max(layouts_.size(), objects.size()));
@@ -66,9 +72,13 @@ std::optional<Refused> Plan::look_at_all(std::vector<Group>& groups, bool everyt
     for (; i < gathered_.end_of(g); ++i) {
       Tensor tensor;
       tensor.update = &groups[g].update_for(gathered_.param(i).next_step, updates_);
-      const bool is_ordinary = describe_ordinary(objects[i], tensor);
+      const bool is_ordinary = describe_ordinary(i, groups[g], tensor);
       if (!is_ordinary) {
-        if (auto refused = describe_any(i, tensor)) return refused;
+        if (auto refused = describe_any(i, groups[g], tensor)) return refused;
+      }
+      if (tensor.is_stochastic()) {
+        const auto& [index, next_step] = gathered_.param(i);
+        tensor.random = groups[g].random(next_step, source.first_number() + static_cast<std::int64_t>(index));
       }
       elements_ += tensor.size;
       const bool is_same = put(i, tensor);
@@ -79,14 +89,16 @@ std::optional<Refused> Plan::look_at_all(std::vector<Group>& groups, bool everyt
 }
 
 // The general path: finds every problem of an array, and accepts any layout.
-std::optional<Refused> Plan::describe_any(std::size_t i, Tensor& tensor) {
+std::optional<Refused> Plan::describe_any(std::size_t i, const Group& group, Tensor& tensor) {
   const Objects& objects = gathered_.objects()[i];
-  std::array<View, operand_count> views = {};
+  const StateTypes& types = group.state_types();
+  std::array<View, array_count> views = {};
   for (const Operand operand : operands) {
     if (objects[operand] == nullptr) continue;
     View& view = views[operand];
-    auto problem = look(objects[operand], view);
-    if (!problem && operand != param) problem = problem_beside(views[param], view, operand);
+    auto problem = look(objects[operand], view, operand);
+    if (!problem && operand == param) problem = problem_with_state_of(view, types);
+    if (!problem && operand != param) problem = problem_beside(views[param], view, operand, types);
     if (!problem && operand != grad) problem = problem_with_writing(view);
     if (problem) return Refused{std::move(*problem), {i, operand}};
     tensor.data[operand] = view.data();
@@ -95,6 +107,9 @@ std::optional<Refused> Plan::describe_any(std::size_t i, Tensor& tensor) {
   tensor.dtype = views[param].type().dtype;
   tensor.packing[param] = views[param].type().packing;
   tensor.packing[grad] = views[grad] ? views[grad].type().packing : tensor.packing[param];
+  for (int operand = square_avg; operand < operand_count; ++operand) {
+    if (views[operand]) tensor.packing[operand] = state_packing(types.state_dtype, operand);
+  }
   if (tensor.size > 0) keep_layout(i, views, tensor);
   return std::nullopt;
 }
@@ -103,7 +118,7 @@ std::optional<Refused> Plan::describe_any(std::size_t i, Tensor& tensor) {
 // the same object, by which the tensor is recognized.
 void Plan::keep_layout(std::size_t i, std::span<const View> views, Tensor& tensor) {
   Layout layout;
-  for (const Operand operand : operands) {
+  for (int operand = 0; operand < operand_count; ++operand) {
     if (views[operand]) bindings::describe(views[operand], layout, operand);
   }
   if (normalize(layout, tensor)) return;
@@ -121,7 +136,7 @@ std::optional<Refused> Plan::describe_gradients() {
   gradient_layouts_.resize(std::max(gradient_layouts_.size(), tensors_.size()));
   for (std::size_t i = 0; i < tensors_.size(); ++i) {
     View view;
-    if (auto problem = look(gathered_.objects()[i][grad], view)) return Refused{std::move(*problem), {i, grad}};
+    if (auto problem = look(gathered_.objects()[i][grad], view, grad)) return Refused{std::move(*problem), {i, grad}};
     Tensor& gradient = gradients_[i];
     gradient = tensors_[i];
     gradient.data = {};
@@ -177,11 +192,14 @@ std::optional<Outcome> Plan::ask(bool everything, bool& asked) {
 }
 
 // The last check, after Python code may have run: all arrays must be the same memory.
-bool Plan::is_as_before() {
-  for (std::size_t i = 0; i < tensors_.size(); ++i) {
-    Tensor tensor;
-    if (!describe_ordinary(gathered_.objects()[i], tensor) && describe_any(i, tensor)) return false;
-    if (!is_same_written(tensor, tensors_[i]) || tensor.data[grad] != tensors_[i].data[grad]) return false;
+bool Plan::is_as_before(const std::vector<Group>& groups) {
+  std::size_t i = 0;
+  for (std::size_t g = 0; g < groups.size(); ++g) {
+    for (; i < gathered_.end_of(g); ++i) {
+      Tensor tensor;
+      if (!describe_ordinary(i, groups[g], tensor) && describe_any(i, groups[g], tensor)) return false;
+      if (!is_same_written(tensor, tensors_[i]) || tensor.data[grad] != tensors_[i].data[grad]) return false;
+    }
   }
   return true;
 }
@@ -196,12 +214,12 @@ Outcome Plan::make(Source& source, std::vector<Group>& groups, Purpose purpose) 
     return outcome;
   };
   const bool everything = !is_proven_ || tensors_.size() != gathered_.size();
-  if (auto found = look_at_all(groups, everything)) return refused(std::move(*found));
+  if (auto found = look_at_all(source, groups, everything)) return refused(std::move(*found));
   is_proven_ = false;
   bool asked = false;
   was_disturbed_ = true;
   if (auto found = ask(everything, asked)) return refused(std::move(*found));
-  if (asked && !is_as_before()) return refused(Replaced{});
+  if (asked && !is_as_before(groups)) return refused(Replaced{});
   if (purpose == Purpose::step_with_norm) {
     if (auto found = describe_gradients()) return refused(std::move(*found));
   }

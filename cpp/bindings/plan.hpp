@@ -56,14 +56,15 @@ class Plan {
   void clip(std::vector<Group>& groups, double sum_of_squares);
 
  private:
-  std::optional<Refused> look_at_all(std::vector<Group>& groups, bool everything);
-  std::optional<Refused> describe_any(std::size_t i, Tensor& tensor);
+  std::optional<Refused> look_at_all(const Source& source, std::vector<Group>& groups, bool everything);
+  bool describe_ordinary(std::size_t i, const Group& group, Tensor& tensor) const;
+  std::optional<Refused> describe_any(std::size_t i, const Group& group, Tensor& tensor);
   std::optional<Refused> describe_gradients();
   bool put(std::size_t i, const Tensor& tensor);
   void keep_layout(std::size_t i, std::span<const View> views, Tensor& tensor);
   std::optional<Outcome> ask(bool everything, bool& asked);
   std::optional<Outcome> ask_whether_lazy(bool& asked);
-  bool is_as_before();
+  bool is_as_before(const std::vector<Group>& groups);
 
   Gathered gathered_;
   std::vector<Tensor> tensors_;  // those of the last step, until those of this one replace them

@@ -180,11 +180,11 @@ bool Stepper::step(const py::object& groups, const py::object& grads, const py::
 }
 
 bool Stepper::step_tensors(const py::object& groups, const py::dict& state, const py::object& grad_scale,
-                           const py::object& more, const py::object& on_written) {
+                           const py::object& more, const py::object& on_written, std::int64_t first) {
   const BusyScope scope(*busy_, "step");
   const LetGo let_go(plan_, groups_);
   read_groups(groups_, groups, nullptr, grad_scale_from(grad_scale), !more.is_none());
-  Tensors source(rule_, groups_, state, true, more, on_written, tensors_memory_);
+  Tensors source(rule_, groups_, state, true, more, on_written, tensors_memory_, first);
   return run(source);
 }
 
@@ -206,17 +206,37 @@ void Stepper::check_tensors(const py::object& groups, const py::dict& state) con
   Groups own;
   read_groups(own, groups, nullptr, 1.0, false);
   TensorsMemory memory;
-  Tensors source(rule_, own, state, false, py::none(), py::none(), memory);
+  Tensors source(rule_, own, state, false, py::none(), py::none(), memory, 0);
   check_all(source, own);
 }
 
-py::tuple Stepper::state_names(const py::object& group) const {
-  const unsigned needed = state_needed_by(rule_, naming_, group);
-  py::list names;
-  for (const StateInfo& state : rule_.info().state) {
-    if ((needed >> state.operand & 1u) != 0) names.append(state.name);
+py::tuple Stepper::state_names(const py::object& group) const { return py::tuple(state_formats(group)); }
+
+namespace {
+
+const char* name_of(StateDType state_dtype, Operand operand) {
+  if (operand >= operand_count) return "scales";
+  switch (state_packing(state_dtype, operand)) {
+    case Packing::stochastic_bfloat16:
+      return "bfloat16";
+    case Packing::unsigned8:
+      return "unsigned8";
+    case Packing::signed8:
+      return "signed8";
+    default:
+      return "computed";
   }
-  return py::tuple(names);
+}
+
+}  // namespace
+
+py::dict Stepper::state_formats(const py::object& group) const {
+  const StateNeeded needed = state_needed_by(rule_, naming_, group);
+  py::dict formats;
+  for (const StateInfo& state : rule_.info().state) {
+    if ((needed.operands >> state.operand & 1u) != 0) formats[state.name] = name_of(needed.state_dtype, state.operand);
+  }
+  return formats;
 }
 
 namespace {
@@ -268,10 +288,11 @@ void register_stepper(py::module_& m) {
       .def("step", &Stepper::step, py::arg("groups"), py::arg("grads"), py::arg("columns"), py::arg("grad_scale"),
            py::arg("more"))
       .def("step_tensors", &Stepper::step_tensors, py::arg("groups"), py::arg("state"), py::arg("grad_scale"),
-           py::arg("more"), py::arg("on_written"))
+           py::arg("more"), py::arg("on_written"), py::arg("first") = 0)
       .def("check", &Stepper::check, py::arg("groups"), py::arg("columns"))
       .def("check_tensors", &Stepper::check_tensors, py::arg("groups"), py::arg("state"))
       .def("state_names", &Stepper::state_names, py::arg("group"))
+      .def("state_formats", &Stepper::state_formats, py::arg("group"))
       .def(
           "hold",
           [](const Stepper& stepper, const std::string& what) {

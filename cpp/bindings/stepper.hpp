@@ -43,8 +43,9 @@ class Stepper {
             const py::object& more);
 
   // The same for an optimizer of PyTorch, whose parameters have their gradients; see Tensors.
+  // `first` is the number of the first of these parameters among all of the optimizer.
   bool step_tensors(const py::object& groups, const py::dict& state, const py::object& grad_scale,
-                    const py::object& more, const py::object& on_written);
+                    const py::object& more, const py::object& on_written, std::int64_t first);
 
   // Raise what a step would raise with valid gradients. State may be missing. They use their own memory, so they may be
   // called at any time.
@@ -53,6 +54,10 @@ class Stepper {
 
   // The names of the state that a group with these hyperparameters needs.
   py::tuple state_names(const py::object& group) const;
+
+  // By these names, how each is stored: "computed" for the compute type of a parameter, "bfloat16", "unsigned8" or
+  // "signed8", or "scales" of one that is.
+  py::dict state_formats(const py::object& group) const;
 
   // What a step does if a gradient is not finite: "propagate", "skip" or "raise".
   const char* nonfinite() const { return name_of(nonfinite_); }

@@ -80,14 +80,15 @@ Formula<T> formula_of(const Update& update) {
   return formulas<T>[update.prepares_grad || update.decays_param ? 1 : 0][static_cast<int>(update.rule)];
 }
 
-// Room for buffers: six of 128 doubles.
+// Room for buffers: six of 128 doubles; and, where tiles are whole blocks, all that there may be of one block each.
 constexpr std::size_t step_bytes = 6 << 10;
+constexpr std::size_t step_bytes_of_blocks = 8 * block_size * sizeof(float);
 
-template <class T>
+template <class T, std::size_t bytes>
 void step_tiles(const Tensor& tensor, std::int64_t begin, std::int64_t end) {
   const Formula<T> formula = formula_of<T>(*tensor.update);
   constexpr unsigned all_operands = (1u << operand_count) - 1;
-  Tiles<T, step_bytes> tiles(tensor, all_operands, begin);
+  Tiles<T, bytes> tiles(tensor, all_operands, begin);
   for (std::int64_t i = begin; i < end; i += tiles.size()) {
     const std::int64_t n = end - i < tiles.size() ? end - i : tiles.size();
     formula(tiles.read(n), n, *tensor.update);
@@ -111,7 +112,10 @@ Tile<T> whole_tile(const Tensor& tensor, std::int64_t begin, std::index_sequence
 
 template <class T>
 void step_range(const Tensor& tensor, std::int64_t begin, std::int64_t end) noexcept {
-  if (!is_plain(tensor)) return step_tiles<T>(tensor, begin, end);
+  if (!is_plain(tensor)) {
+    const bool blocks = tensor.has_blocks();
+    return (blocks ? step_tiles<T, step_bytes_of_blocks> : step_tiles<T, step_bytes>)(tensor, begin, end);
+  }
   const Formula<T> formula = formula_of<T>(*tensor.update);
   formula(whole_tile<T>(tensor, begin, std::make_index_sequence<operand_count>()), end - begin, *tensor.update);
 }

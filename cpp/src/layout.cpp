@@ -91,7 +91,7 @@ bool finish(Layout& layout, const Tensor& tensor) {
 
 bool normalize(Layout& layout, const Tensor& tensor) {
   drop_dimensions_of_one(layout);
-  sort_by_parameter_stride(layout);
+  if (!tensor.is_stochastic()) sort_by_parameter_stride(layout);
   return finish(layout, tensor);
 }
 

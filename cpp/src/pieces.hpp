@@ -22,8 +22,9 @@ inline constexpr std::int64_t least_cost_of_a_share = 40'000;
 inline std::int64_t cost(const Tensor& tensor) { return tensor.size * item_size(tensor.dtype) + cost_of_a_tensor; }
 
 // The first element at or after `element` that starts a cache line of the parameter, so that no two threads write into
-// the same line. The elements of a strided parameter share cache lines at any cut.
+// the same line. The elements of a strided parameter share cache lines at any cut. A block with a scale is never cut.
 inline std::int64_t at_cache_line(const Tensor& tensor, std::int64_t element) {
+  if (tensor.has_blocks()) return blocks_of(element) * block_size;
   const bool dense = tensor.layout == nullptr || tensor.layout->dense[param];
   if (!dense) return element;
   const auto address = static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(tensor.data[param]));

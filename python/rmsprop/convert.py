@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rmsprop._optimizer.storage import in_full
 from rmsprop._saving.layout import groups_and_state, numbers_of
 from rmsprop._saving.pytorch import from_torch, to_torch
 from rmsprop._saving.rules import rule_with, rules, state_names
@@ -192,7 +193,7 @@ def _lists(state_dict: StateDict, names: Mapping[str, str], framework: str) -> t
         raise ValueError(f"step: got {sorted(steps)}, but {framework} has one count for all parameters")
     if any(np.iscomplexobj(entry[name]) for entry in entries for name in needed):
         raise ValueError(f"state: real and imaginary part are two elements here, but not in {framework}")
-    return steps.pop(), {names[name]: [np.array(entry[name]) for entry in entries] for name in needed}
+    return steps.pop(), {names[name]: [np.array(in_full(entry, name)) for entry in entries] for name in needed}
 
 
 def _with_lists(

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from rmsprop._core import Naming, Stepper, rules
-from rmsprop._optimizer.types import Items, SharesMemory
+from rmsprop._optimizer.types import Items, SharesMemory, StateDType
 
 Array = SharesMemory
 Arrays = Array | Items[Array]
 Grads = Array | Items[Array | None] | None
 
-_STATE = {name: rule.state for name, rule in rules.items()}
+_STATE = {name: rule.arrays for name, rule in rules.items()}
 
 
 def rmsprop_(
@@ -45,6 +45,10 @@ def rmsprop_(
     clip_norm: float | None = None,
     grad_avg: Arrays | None = None,
     momentum_buffer: Arrays | None = None,
+    state_dtype: StateDType = None,
+    square_avg_scale: Arrays | None = None,
+    momentum_buffer_scale: Arrays | None = None,
+    seed: int = 0,
     step: int = 1,
     grad_scale: float = 1.0,
     num_threads: int | None = None,
@@ -58,10 +62,12 @@ def rmsprop_(
     The other hyperparameters change this as `rmsprop.RMSprop` describes.
 
     Args:
-        param: array of float32, float64, complex64 or complex128, or a list of such arrays; updated in place. NumPy's,
-            or tensors of PyTorch 2.10 and later, then also of bfloat16 and float16, whose state is float32.
-        grad: like `param`, or of any library that shares memory through DLPack; never written. In a list, None leaves
-            that parameter and its state as they are.
+        param: array of float32, float64, complex64, complex128, bfloat16 or float16, or a list of such arrays; updated
+            in place. NumPy's (bfloat16 is that of ml_dtypes), or tensors of PyTorch 2.10 and later. What has 16 bits is
+            computed in float32, and so is its state.
+        grad: like `param`, or of any library that shares memory through DLPack; never written. For a `param` that is
+            computed in float32 it may be float32, bfloat16 or float16. In a list, None leaves that parameter and its
+            state as they are.
         square_avg: like `param`; the average of squared gradients, updated in place. Zeros at first.
         lr: learning rate, finite and >= 0.
         alpha: smoothing constant, from 0 to 1.
@@ -80,7 +86,13 @@ def rmsprop_(
             disables this.
         grad_avg: like `param`; the average gradient, updated in place.
         momentum_buffer: like `param`; updated in place.
-        step: the number of this step, from 1; only `bias_correction` depends on it.
+        state_dtype: how state is stored: None for the type of computation, "bfloat16" or "8bit" (then state is of
+            uint8), rounded stochastically.
+        square_avg_scale: with "8bit", uint8, one for each 256 elements, zeros at first; updated in place.
+        momentum_buffer_scale: the same for `momentum_buffer`.
+        seed: of stochastic rounding, from 0 to 2**53 - 1: random bits depend on it, on `step`, on the place of the
+            array in a list and on the index of the element. Calls for several parameters need a seed each.
+        step: the number of this step, from 1; `bias_correction` and stochastic rounding depend on it.
         grad_scale: factor for every gradient, applied first.
         num_threads: maximum number of threads; None for `rmsprop.get_num_threads()`.
 
@@ -116,6 +128,9 @@ def adagrad_(
     maximize: bool = False,
     clip_value: float | None = None,
     clip_norm: float | None = None,
+    state_dtype: StateDType = None,
+    sum_scale: Arrays | None = None,
+    seed: int = 0,
     step: int = 1,
     grad_scale: float = 1.0,
     num_threads: int | None = None,
@@ -127,10 +142,12 @@ def adagrad_(
         param = param - lr / (1 + (step - 1) * lr_decay) * grad / sqrt(sum + eps)
 
     Args:
-        param: array of float32, float64, complex64 or complex128, or a list of such arrays; updated in place. NumPy's,
-            or tensors of PyTorch 2.10 and later, then also of bfloat16 and float16, whose state is float32.
-        grad: like `param`, or of any library that shares memory through DLPack; never written. In a list, None leaves
-            that parameter and its state as they are.
+        param: array of float32, float64, complex64, complex128, bfloat16 or float16, or a list of such arrays; updated
+            in place. NumPy's (bfloat16 is that of ml_dtypes), or tensors of PyTorch 2.10 and later. What has 16 bits is
+            computed in float32, and so is its state.
+        grad: like `param`, or of any library that shares memory through DLPack; never written. For a `param` that is
+            computed in float32 it may be float32, bfloat16 or float16. In a list, None leaves that parameter and its
+            state as they are.
         sum: like `param`; the sum of squared gradients, updated in place.
         lr: learning rate, finite and >= 0.
         lr_decay: how fast the learning rate falls with `step`, finite and >= 0.
@@ -142,7 +159,12 @@ def adagrad_(
         clip_value: clip each element of the gradient to [-clip_value, clip_value]; None disables this.
         clip_norm: before that, scale all gradients so that the root of the sum of their squares is at most this; None
             disables this.
-        step: the number of this step, from 1; only `lr_decay` depends on it.
+        state_dtype: how the sum is stored: None for the type of computation, "bfloat16" or "8bit" (then it is of
+            uint8), rounded stochastically.
+        sum_scale: with "8bit", uint8, one for each 256 elements, zeros at first; updated in place.
+        seed: of stochastic rounding, from 0 to 2**53 - 1: random bits depend on it, on `step`, on the place of the
+            array in a list and on the index of the element. Calls for several parameters need a seed each.
+        step: the number of this step, from 1; `lr_decay` and stochastic rounding depend on it.
         grad_scale: factor for every gradient, applied first.
         num_threads: maximum number of threads; None for `rmsprop.get_num_threads()`.
 

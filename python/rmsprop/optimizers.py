@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rmsprop._core import rules
 from rmsprop._optimizer.base import Optimizer
-from rmsprop._optimizer.types import Array, Grads, LearningRate, Nonfinite, Param, Params, Progress
+from rmsprop._optimizer.types import Array, Grads, LearningRate, Nonfinite, Param, Params, Progress, StateDType
 
 __all__ = [
     "Adagrad",
@@ -17,6 +17,7 @@ __all__ = [
     "Params",
     "Progress",
     "RMSprop",
+    "StateDType",
 ]
 
 
@@ -63,6 +64,10 @@ class RMSprop(Optimizer):
         nonfinite: what a step does if a gradient has a NaN or an infinity: "propagate" takes it, "skip" changes nothing
             and counts it in `skipped_steps`, "raise" raises a ValueError before anything is written.
         num_threads: maximum number of threads; None for `rmsprop.get_num_threads()`. The result does not depend on it.
+        state_dtype: how state is stored: None for the type of computation, "bfloat16" for half of float32's bytes, or
+            "8bit" for a quarter (not with `centered`). Both are rounded stochastically, without which an average would
+            no longer forget; see the page "Fewer bits". Parameters of float32, bfloat16 or float16 only.
+        seed: of stochastic rounding, an int from 0 to 2**53 - 1.
 
     Raises:
         TypeError: a parameter is not a NumPy array of a supported dtype in the machine's byte order, or it is a masked
@@ -106,6 +111,8 @@ class RMSprop(Optimizer):
         clip_norm: float | None = None,
         nonfinite: Nonfinite = "propagate",
         num_threads: int | None = None,
+        state_dtype: StateDType = None,
+        seed: int = 0,
     ) -> None:
         super().__init__(params, locals())
 
@@ -141,6 +148,9 @@ class Adagrad(Optimizer):
         nonfinite: what a step does if a gradient has a NaN or an infinity: "propagate" takes it, "skip" changes nothing
             and counts it in `skipped_steps`, "raise" raises a ValueError before anything is written.
         num_threads: maximum number of threads; None for `rmsprop.get_num_threads()`. The result does not depend on it.
+        state_dtype: how the sum is stored: None for the type of computation, "bfloat16" for half of float32's bytes, or
+            "8bit" for a quarter, rounded stochastically; see `RMSprop`.
+        seed: of stochastic rounding, an int from 0 to 2**53 - 1.
 
     Raises:
         TypeError: a parameter is not a NumPy array of a supported dtype in the machine's byte order, or it is a masked
@@ -179,5 +189,7 @@ class Adagrad(Optimizer):
         clip_norm: float | None = None,
         nonfinite: Nonfinite = "propagate",
         num_threads: int | None = None,
+        state_dtype: StateDType = None,
+        seed: int = 0,
     ) -> None:
         super().__init__(params, locals())

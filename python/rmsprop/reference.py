@@ -19,6 +19,8 @@ from typing import Any, ParamSpec
 import numpy as np
 from numpy.typing import NDArray
 
+from rmsprop._stored import stores_fewer_bits
+
 Array = NDArray[Any]
 P = ParamSpec("P")
 
@@ -124,6 +126,7 @@ def denominator(s: Array, eps: Any, eps_in_sqrt: bool) -> Array:
 
 
 @parts_are_elements
+@stores_fewer_bits("square_avg")
 def rmsprop_(
     param: Array,
     grad: Array,
@@ -198,6 +201,7 @@ def rmsprop_(
 
 
 @parts_are_elements
+@stores_fewer_bits("sum")
 def adagrad_(
     param: Array,
     grad: Array,

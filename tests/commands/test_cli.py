@@ -254,7 +254,7 @@ def test_inspect_prints_what_is_inside(checkpoint: Path, tmp_path: Path) -> None
         ["parameters", "3 in 2 groups, 1,013 elements"],
         ["steps", "0 to 1"],
         ["file", f"{checkpoint.stat().st_size:,} bytes, its checksum is right"],
-        ["format", f"1, written by rmsprop {rmsprop.__version__}"],
+        ["format", f"2, written by rmsprop {rmsprop.__version__}"],
         ["hyperparameter", "group 0", "group 1 ([red]second[/red])"],
         ["lr", "0.5 (by a schedule)", "0.25"],
         ["momentum", "0.9", "0.9"],

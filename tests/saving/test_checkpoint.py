@@ -286,7 +286,7 @@ def test_describe_tells_what_is_in_a_file(path):
     run.optimizer.save(path)
     contents = checkpoint.describe(path)
     assert contents.nbytes == path.stat().st_size
-    assert (contents.format_version, contents.written_by) == (1, rmsprop.__version__)
+    assert (contents.format_version, contents.written_by) == (2, rmsprop.__version__)
     assert contents.optimizer == "rmsprop"
     assert [group["param_names"] for group in contents.param_groups] == [["matrix"], ["scalar", "reversed", "empty"]]
     assert [group["lr"] for group in contents.param_groups] == [0.25, 0.25]
@@ -675,7 +675,7 @@ FORGED = {
         "not a checkpoint of rmsprop, or damaged: its header does not say 'rmsprop checkpoint'",
     ),
     "no metadata": (lambda header: header.pop("__metadata__"), "not a checkpoint of rmsprop"),
-    "newer": (facts(format_version=2), "in format 2, written by a newer rmsprop; this one reads format 1"),
+    "newer": (facts(format_version=3), "in format 3, written by a newer rmsprop; this one reads format 2"),
     "version no number": (facts(format_version="1"), "its header has no format version"),
     "version none": (facts(format_version=0), "its header has no format version"),
     "version a bool": (facts(format_version=True), "its header has no format version"),
@@ -699,9 +699,9 @@ FORGED = {
     "shape of floats": (entry(shape=[3.0]), "invalid JSON in header"),
     "shape missing": (entry(shape=None), "invalid JSON in header"),
     "shape other": (entry(shape=[3, 1]), r"shape \(3, 1\) does not match the parameter's \(3,\)"),
-    "dtype other": (entry(dtype="I32"), "'state.0.square_avg' is of type 'I32', wanted F32 or F64"),
+    "dtype other": (entry(dtype="I32"), "'state.0.square_avg' is of type 'I32', wanted F64, F32, BF16 or U8"),
     "dtype no text": (entry(dtype=[]), "invalid JSON in header"),
-    "dtype of nobody": (entry(dtype="F31"), "invalid JSON in header.*is of type 'F31', wanted F32 or F64"),
+    "dtype of nobody": (entry(dtype="F31"), "invalid JSON in header.*is of type 'F31', wanted F64, F32, BF16 or U8"),
     "entry no dict": (lambda header: header.update({"state.0.square_avg": 3}), "invalid JSON in header"),
     "entry with more": (entry(more=1), "has dtype, shape, data_offsets, more, wanted dtype, shape, data_offsets"),
     "overlap": (entry(data_offsets=[0, 12]), "invalid offset"),

@@ -16,6 +16,7 @@ import pytest
 import rmsprop
 from bits import assert_same_bits
 from rmsprop import convert, presets
+from rmsprop._optimizer.storage import in_full
 from runs import assert_same_state
 
 BEFORE, AFTER = 5, 10  # steps before and after state is moved
@@ -178,13 +179,32 @@ def check_groups_and_names():
 def check_tensors_that_are_no_arrays():
     import torch
 
-    param = torch.nn.Parameter(torch.ones(2, dtype=torch.bfloat16))
+    param = torch.nn.Parameter(torch.ones(2))
     param.grad = torch.ones_like(param)
     theirs = torch.optim.RMSprop([param])
     theirs.step()
+    saved = theirs.state_dict()
+    saved["state"][0]["square_avg"] = saved["state"][0]["square_avg"].to("meta")
     ours = rmsprop.RMSprop([np.ones(2, np.float32)])
-    with pytest.raises(TypeError, match=r"state\[0\]\['square_avg'\]: .*BFloat16"):
+    with pytest.raises(TypeError, match=r"state\[0\]\['square_avg'\]: "):
+        ours.load_state_dict(saved)
+
+
+def check_state_of_16_bits():
+    import torch
+
+    param = torch.nn.Parameter(torch.ones(2, dtype=torch.bfloat16))
+    param.grad = torch.full_like(param, 0.3)
+    theirs = torch.optim.RMSprop([param])
+    theirs.step()
+    state = theirs.state_dict()["state"][0]["square_avg"]
+    assert state.dtype == torch.bfloat16
+    for state_dtype in (None, "bfloat16", "8bit"):
+        ours = rmsprop.RMSprop([np.ones(2, np.float32)], state_dtype=state_dtype)
         ours.load_state_dict(theirs.state_dict())
+        assert ours.param_groups[0]["state_dtype"] == state_dtype
+        loaded = in_full(ours.state[0], "square_avg")
+        np.testing.assert_allclose(loaded, state.float().numpy(), rtol=0.0 if state_dtype != "8bit" else 1 / 16)
 
 
 every_rule_of_torch = pytest.mark.parametrize(("name", "options"), TORCH.values(), ids=TORCH)
@@ -210,7 +230,13 @@ def test_state_comes_back_from_pytorch_with_the_same_bits(name, options, dtype, 
 
 
 @pytest.mark.parametrize(
-    "check", [check_a_tensor_lr_and_a_missing_gradient, check_groups_and_names, check_tensors_that_are_no_arrays]
+    "check",
+    [
+        check_a_tensor_lr_and_a_missing_gradient,
+        check_groups_and_names,
+        check_tensors_that_are_no_arrays,
+        check_state_of_16_bits,
+    ],
 )
 def test_state_of_pytorch_is_understood_in_all_its_forms(check, in_own_process):
     in_own_process("torch", check)

@@ -377,7 +377,7 @@ def test_a_dict_with_an_entry_that_pytorch_does_not_have_is_of_another_rule(rule
 def another_rule(request, monkeypatch):
     """A rule that is in the table of rules and nowhere else, with hyperparameters that RMSprop has too."""
     names = ("lr", "weight_decay", "decoupled_weight_decay", "maximize", "clip_norm")
-    rule = SimpleNamespace(name="another", hyperparameters=names, defaults=dict.fromkeys(names), state=())
+    rule = SimpleNamespace(name="another", hyperparameters=names, defaults=dict.fromkeys(names), state=(), optional=())
     table = {"another": rule, **rules} if request.param == "first" else {**rules, "another": rule}
     monkeypatch.setattr("rmsprop._saving.rules.rules", table)
     monkeypatch.setattr("rmsprop._saving.pytorch.rules", table)

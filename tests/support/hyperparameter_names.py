@@ -11,6 +11,9 @@ DEFAULTS = {
 # What may be None, and what is wanted of it otherwise.
 LIMITS = ("clip_value", "clip_norm")
 FLAGS = {optimizer: [n for n, v in defaults.items() if isinstance(v, bool)] for optimizer, defaults in DEFAULTS.items()}
+# How state is stored, which is no number.
+STORAGE = ("state_dtype", "seed")
 NUMBERS = {
-    optimizer: [n for n, v in defaults.items() if not isinstance(v, bool)] for optimizer, defaults in DEFAULTS.items()
+    optimizer: [n for n, v in defaults.items() if not isinstance(v, bool) and n not in STORAGE]
+    for optimizer, defaults in DEFAULTS.items()
 }

@@ -12,10 +12,10 @@
 
 namespace rmsprop::bindings {
 
-// All operands, in their order.
+// All arrays of a tensor, in their order.
 inline constexpr auto operands = [] {
-  std::array<Operand, operand_count> all = {};
-  for (int operand = 0; operand < operand_count; ++operand) all[operand] = static_cast<Operand>(operand);
+  std::array<Operand, array_count> all = {};
+  for (int operand = 0; operand < array_count; ++operand) all[operand] = static_cast<Operand>(operand);
   return all;
 }();
 

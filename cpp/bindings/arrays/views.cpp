@@ -17,15 +17,19 @@ constexpr int flag_f_contiguous = 0x2;
 constexpr int flag_aligned = 0x100;
 constexpr int flag_writeable = 0x400;
 
-// Flags of the arrays that are accepted.
-constexpr std::array<const char*, 4> type_names = {"float32", "float64", "complex64", "complex128"};
-constexpr std::array<ElementType, 4> element_types = {{{DType::float32, Packing::none, false},
+// The types of arrays that are accepted: NumPy's, and one that other packages add to NumPy.
+constexpr std::array<const char*, 6> type_names = {"float32", "float64", "complex64", "complex128", "float16", "uint8"};
+constexpr std::array<ElementType, 6> element_types = {{{DType::float32, Packing::none, false},
                                                        {DType::float64, Packing::none, false},
                                                        {DType::float32, Packing::none, true},
-                                                       {DType::float64, Packing::none, true}}};
+                                                       {DType::float64, Packing::none, true},
+                                                       {DType::float32, Packing::float16, false},
+                                                       {DType::float32, Packing::unsigned8, false}}};
+constexpr ElementType bfloat16_type = {DType::float32, Packing::bfloat16, false};
+constexpr const char* accepted_types = "float32, float64, complex64, complex128, bfloat16 or float16";
 
 // Objects that NumPy keeps until the process ends.
-std::array<PyObject*, 4> descriptors = {};  // one for each element type, in the machine's byte order
+std::array<PyObject*, 6> descriptors = {};  // one for each of NumPy's types, in the machine's byte order
 PyObject* int64_descriptor = nullptr;
 PyTypeObject* scalar_type = nullptr;
 
@@ -43,10 +47,21 @@ Problem type_problem(std::string what) { return {Problem::Error::type, std::move
 Problem value_problem(std::string what) { return {Problem::Error::value, std::move(what)}; }
 Problem unusable(const std::string& wanted) { return {Problem::Error::unusable, "got {found}, wanted " + wanted}; }
 
+// By its name, for the reason given above: ml_dtypes adds this type to NumPy.
+bool is_bfloat16(PyObject* descriptor) {
+  const auto* proxy = py::detail::array_descriptor_proxy(descriptor);
+  const auto* type = reinterpret_cast<const PyTypeObject*>(proxy->typeobj);
+  if (type == nullptr || proxy->byteorder == '>' || proxy->byteorder == '<') return false;
+  const char* dot = std::strrchr(type->tp_name, '.');
+  const char* name = dot == nullptr ? type->tp_name : dot + 1;
+  return std::strcmp(name, "bfloat16") == 0 && py::reinterpret_borrow<py::dtype>(descriptor).itemsize() == 2;
+}
+
 std::optional<ElementType> element_type_of(PyObject* descriptor) {
   for (std::size_t i = 0; i < type_names.size(); ++i) {
     if (descriptor == descriptors[i]) return element_types[i];
   }
+  if (is_bfloat16(descriptor)) return bfloat16_type;
   // A dtype can equal one of ours without being the same object, such as one with metadata.
   for (std::size_t i = 0; i < type_names.size(); ++i) {
     if (py::handle(descriptor).equal(py::handle(descriptors[i]))) return element_types[i];
@@ -62,8 +77,9 @@ std::optional<ElementType> element_type_of(const dlpack::DataType& type) {
   if (is(dlpack::real, 64)) return ElementType{DType::float64, Packing::none, false};
   if (is(dlpack::complex, 64)) return ElementType{DType::float32, Packing::none, true};
   if (is(dlpack::complex, 128)) return ElementType{DType::float64, Packing::none, true};
-  if (is(dlpack::bfloat, 16)) return ElementType{DType::float32, Packing::bfloat16, false};
+  if (is(dlpack::bfloat, 16)) return bfloat16_type;
   if (is(dlpack::real, 16)) return ElementType{DType::float32, Packing::float16, false};
+  if (is(dlpack::unsigned_int, 8)) return ElementType{DType::float32, Packing::unsigned8, false};
   return std::nullopt;
 }
 
@@ -94,15 +110,18 @@ bool is_canonical(const dlpack::Tensor& tensor) {
   return true;
 }
 
-std::optional<Problem> look_at_foreign(PyObject* object, View& view) {
+// Bytes are no numbers that a parameter or a gradient could have.
+bool is_accepted(const std::optional<ElementType>& type, Operand operand) {
+  return type && (operand > grad || type->packing != Packing::unsigned8);
+}
+
+std::optional<Problem> look_at_foreign(PyObject* object, View& view, Operand operand) {
   ForeignArray array;
   if (!look_at(object, array) || !is_in_cpu_memory(array.tensor)) {
     return unusable("a dense array in the memory of the CPU");
   }
   const auto type = element_type_of(array.tensor.dtype);
-  if (!type) {
-    return type_problem("got {found}, wanted float32, float64, complex64, complex128, bfloat16 or float16");
-  }
+  if (!is_accepted(type, operand)) return type_problem(std::string("got {found}, wanted ") + accepted_types);
   view = View(array, *type);
   if (view.data() == nullptr && view.size() > 0) return unusable("an array with memory of its own");
   if (view.ndim() >= Layout::max_dims) return unusable("at most 64 dimensions");
@@ -117,6 +136,7 @@ std::string shape_text(const View& view) {
 }
 
 std::string type_text(ElementType type) {
+  if (type.packing == Packing::unsigned8) return "uint8";
   if (type.packing != Packing::none) return type.packing == Packing::bfloat16 ? "bfloat16" : "float16";
   return type_names[(type.is_complex ? 2 : 0) + (type.dtype == DType::float64 ? 1 : 0)];
 }
@@ -202,9 +222,9 @@ bool is_numpy_scalar(PyObject* object) { return PyObject_TypeCheck(object, scala
 
 bool is_viewable(PyObject* object) { return has_exchange_api(Py_TYPE(object)) || is_array(object); }
 
-std::optional<Problem> look(PyObject* object, View& view) {
+std::optional<Problem> look(PyObject* object, View& view, Operand operand) {
   if (!is_exact_array(object)) {
-    if (has_exchange_api(Py_TYPE(object)) || is_capsule(object)) return look_at_foreign(object, view);
+    if (has_exchange_api(Py_TYPE(object)) || is_capsule(object)) return look_at_foreign(object, view, operand);
     if (has_own_dispatch(Py_TYPE(object))) {
       return unusable(
           "a tensor that is memory, and not one with a __torch_dispatch__ of its own (a DTensor has .to_local(), which "
@@ -220,8 +240,8 @@ std::optional<Problem> look(PyObject* object, View& view) {
   }
   auto* array = py::detail::array_proxy(object);
   const auto type = element_type_of(array->descr);
-  if (!type) {
-    return type_problem("got dtype {dtype}, wanted float32, float64, complex64 or complex128 in native byte order");
+  if (!is_accepted(type, operand)) {
+    return type_problem(std::string("got dtype {dtype}, wanted ") + accepted_types + " in native byte order");
   }
   view = View(array, *type);
   return std::nullopt;
@@ -241,21 +261,58 @@ std::optional<Problem> problem_with_writing(const View& view) {
 
 namespace {
 
-// A gradient has the type of its parameter or that of its state, which differ if the parameter has 16 bits.
-bool fits(ElementType param, ElementType type, Operand operand) {
-  return type == param.of_state() || (operand == grad && type == param);
+ElementType state_type(ElementType param, Operand operand, const StateTypes& types) {
+  if (operand >= operand_count) return {param.dtype, Packing::unsigned8, false};
+  const Packing packing = state_packing(types.state_dtype, operand);
+  if (packing == Packing::none) return {param.dtype, Packing::none, param.is_complex};
+  return {param.dtype, has_scales(packing) ? Packing::unsigned8 : Packing::bfloat16, false};
+}
+
+// A gradient has any type that is computed as its parameter is.
+bool fits(ElementType param, ElementType type, Operand operand, const StateTypes& types) {
+  if (operand == grad) return type.dtype == param.dtype && type.is_complex == param.is_complex;
+  return type == state_type(param, operand, types);
+}
+
+const char* name_of(StateDType state_dtype) {
+  if (state_dtype == StateDType::computed) return "None";
+  return state_dtype == StateDType::bfloat16 ? "'bfloat16'" : "'8bit'";
+}
+
+// Scales are a row of their own, one for each block.
+std::optional<Problem> problem_with_scales(const View& param, const View& view) {
+  const std::int64_t wanted = blocks_of(param.size());
+  if (view.ndim() != 1 || view.shape(0) != wanted) {
+    return value_problem("shape " + shape_text(view) + ", wanted (" + std::to_string(wanted) +
+                         ",): a byte for each 256 elements of {param}");
+  }
+  if (!view.is_c_contiguous()) return value_problem("got a strided array, wanted a contiguous one");
+  return std::nullopt;
 }
 
 }  // namespace
 
-std::optional<Problem> problem_beside(const View& param, const View& view, Operand operand) {
+std::optional<Problem> problem_with_state_of(const View& param, const StateTypes& types) {
+  if (types.is_ordinary() || (param.type().dtype == DType::float32 && !param.type().is_complex)) return std::nullopt;
+  return value_problem("got " + type_text(param.type()) + " with state_dtype " + name_of(types.state_dtype) +
+                       ", wanted float32, bfloat16 or float16; with state_dtype None, which a group of its own can "
+                       "have, its state is of its own type");
+}
+
+std::optional<Problem> problem_beside(const View& param, const View& view, Operand operand, const StateTypes& types) {
   const ElementType of_param = param.type();
-  if (!fits(of_param, view.type(), operand)) {
+  if (!fits(of_param, view.type(), operand, types)) {
     std::string what = "dtype " + type_text(view.type()) + " does not match {param} " + type_text(of_param);
-    const ElementType wanted = of_param.of_state();
-    if (operand != grad && wanted != of_param) what += ", whose state is " + type_text(wanted);
+    if (operand == grad) return type_problem(std::move(what));
+    const ElementType wanted = state_type(of_param, operand, types);
+    if (wanted != of_param) what += ", whose state is " + type_text(wanted);
+    if (!types.is_ordinary() || view.type().packing != Packing::none) {
+      what += std::string(" with state_dtype ") + name_of(types.state_dtype) +
+              " (a new optimizer makes such state, or takes it from a state dict)";
+    }
     return type_problem(std::move(what));
   }
+  if (operand >= operand_count) return problem_with_scales(param, view);
   if (!view.same_shape(param)) {
     return value_problem("shape " + shape_text(view) + " does not match {param} " + shape_text(param));
   }
@@ -279,7 +336,7 @@ bool same_shape(const py::detail::PyArray_Proxy* a, const py::detail::PyArray_Pr
   return true;
 }
 
-bool describe_ordinary_numpy(std::span<PyObject* const, operand_count> objects, Tensor& tensor) {
+bool describe_ordinary_numpy(std::span<PyObject* const, array_count> objects, Tensor& tensor) {
   const auto* first = py::detail::array_proxy(objects[param]);
   const auto is_ordinary = [&](int operand, int flags) {
     if (!is_exact_array(objects[operand])) return false;
@@ -295,19 +352,23 @@ bool describe_ordinary_numpy(std::span<PyObject* const, operand_count> objects, 
   for (int operand = square_avg; operand < operand_count; ++operand) {
     if (objects[operand] != nullptr && !is_ordinary(operand, written)) return false;
   }
-  const auto descriptor = std::find(descriptors.begin(), descriptors.end(), first->descr);
-  if (descriptor == descriptors.end()) return false;
+  // Where state has the type of the parameter.
+  const auto last = descriptors.begin() + 4;
+  const auto descriptor = std::find(descriptors.begin(), last, first->descr);
+  if (descriptor == last) return false;
   set_type(tensor, element_types[static_cast<std::size_t>(descriptor - descriptors.begin())]);
   for (int d = 0; d < first->nd; ++d) tensor.size *= first->dimensions[d];
   return true;
 }
 
-bool describe_ordinary_foreign(std::span<PyObject* const, operand_count> objects, Tensor& tensor) {
+bool describe_ordinary_foreign(std::span<PyObject* const, array_count> objects, Tensor& tensor) {
   ForeignArray first;
   if (!look_through_api(objects[param], first)) return false;
   const dlpack::Tensor& like = first.tensor;
   const auto type = element_type_of(like.dtype);
-  if (!type || type->is_complex || !is_in_cpu_memory(like) || !is_canonical(like)) return false;
+  if (!type || type->is_complex || type->packing == Packing::unsigned8 || !is_in_cpu_memory(like) ||
+      !is_canonical(like))
+    return false;
   std::int64_t size = 1;
   for (int d = 0; d < like.ndim; ++d) size *= like.shape[d];
   const auto has_memory = [&](int operand, const dlpack::Tensor& array, std::int64_t item) {
@@ -324,7 +385,7 @@ bool describe_ordinary_foreign(std::span<PyObject* const, operand_count> objects
     if (!look_through_api(objects[operand], array)) return false;
     const dlpack::Tensor& own = array.tensor;
     const auto own_type = element_type_of(own.dtype);
-    if (!own_type || !fits(*type, *own_type, static_cast<Operand>(operand))) return false;
+    if (!own_type || !fits(*type, *own_type, static_cast<Operand>(operand), {})) return false;
     if (own.ndim != like.ndim || !is_in_cpu_memory(own) || !is_canonical(own)) return false;
     for (int d = 0; d < like.ndim; ++d) {
       if (like.shape[d] != own.shape[d]) return false;
@@ -337,7 +398,7 @@ bool describe_ordinary_foreign(std::span<PyObject* const, operand_count> objects
 
 }  // namespace
 
-bool describe_ordinary(std::span<PyObject* const, operand_count> objects, Tensor& tensor) {
+bool describe_ordinary(std::span<PyObject* const, array_count> objects, Tensor& tensor) {
   return is_exact_array(objects[param]) ? describe_ordinary_numpy(objects, tensor)
                                         : describe_ordinary_foreign(objects, tensor);
 }

@@ -14,15 +14,22 @@
 
 namespace rmsprop::bindings {
 
-// The type of an array's elements: of each real one, if they are complex.
+// The type of an array's elements: of each real one, if they are complex. Formats that differ only in how numbers
+// become elements have the same type: `bfloat16` is any of bfloat16, and `unsigned8` any of bytes.
 struct ElementType {
   DType dtype = DType::float32;  // the compute type
   Packing packing = Packing::none;
   bool is_complex = false;
 
   std::int64_t size() const { return item_size(packing, dtype); }
-  ElementType of_state() const { return {dtype, Packing::none, is_complex}; }
   bool operator==(const ElementType& other) const = default;
+};
+
+// How the group of a parameter stores what belongs to it.
+struct StateTypes {
+  StateDType state_dtype = StateDType::computed;
+
+  bool is_ordinary() const { return state_dtype == StateDType::computed; }
 };
 
 // An array whose element type has been checked. Shape and strides are the array's own memory, so a view shows
@@ -77,22 +84,26 @@ bool is_numpy_scalar(PyObject* object);
 // True if look() accepts the object as it is. Any other array has to be `exported` first.
 bool is_viewable(PyObject* object);
 
-// Makes a view of an array: a NumPy array (not a masked one) of float32, float64, complex64 or complex128 in the byte
-// order of this machine, or an array of another library, in memory of the CPU, of one of these types or of bfloat16 or
-// float16. Returns the problem with any other object.
-std::optional<Problem> look(PyObject* object, View& view);
+// Makes a view of an array: a NumPy array (not a masked one) of float32, float64, complex64, complex128, bfloat16 or
+// float16 in the byte order of this machine, or an array of another library, in memory of the CPU, of one of these
+// types. State may also be of bytes. Returns the problem with any other object.
+std::optional<Problem> look(PyObject* object, View& view, Operand operand);
+
+// The problem with a parameter whose state cannot be stored in this way.
+std::optional<Problem> problem_with_state_of(const View& param, const StateTypes& types);
 
 // The problem with an array that is to be updated in place: it is read-only, or two of its elements share memory.
 std::optional<Problem> problem_with_writing(const View& view);
 
-// The problem with an array that belongs to a parameter: its shape, or its element type. State has the compute type of
-// the parameter, and a gradient that type or the parameter's.
-std::optional<Problem> problem_beside(const View& param, const View& view, Operand operand);
+// The problem with an array that belongs to a parameter: its shape, or its element type. State is stored as `types`
+// say, otherwise in the compute type of the parameter. A gradient has any type that is computed in that type.
+std::optional<Problem> problem_beside(const View& param, const View& view, Operand operand, const StateTypes& types);
 
 // The fast path: accepts plain arrays of one shape, in C order, aligned, of types that fit
 // each other, and writeable but for the gradient; all NumPy's, or all of a type that has the exchange API of DLPack.
-// Fills in the tensor's data, size and type then. Otherwise the functions above find the problem, if there is one.
-bool describe_ordinary(std::span<PyObject* const, operand_count> objects, Tensor& tensor);
+// For state of the compute type alone. Fills in the tensor's data, size and type then. Otherwise the functions above
+// find the problem, if there is one.
+bool describe_ordinary(std::span<PyObject* const, array_count> objects, Tensor& tensor);
 
 // Writes the layout of one operand into `layout`; a complex array gets one more dimension, of its two parts.
 void describe(const View& view, Layout& layout, int operand);

@@ -68,7 +68,7 @@ std::optional<Source::Missing> Columns::collect(Gathered& gathered) {
   for (const Group& group : groups_) {
     const Items own(group.params().ptr());
     if (own.size() > count - first) raise_value_error({"param_groups"}, "other code added a parameter meanwhile");
-    std::array<Operand, operand_count> needed;
+    std::array<Operand, array_count> needed;
     std::size_t kinds = 0;
     for (const StateInfo& kind : rule_.info().state) {
       if ((group.state_needed() >> kind.operand & 1u) != 0) needed[kinds++] = kind.operand;

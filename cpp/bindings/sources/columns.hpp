@@ -35,7 +35,7 @@ class Columns : public Source {
 
  private:
   // By operand; empty if the rule has no such state.
-  using State = std::array<Items, operand_count>;
+  using State = std::array<Items, array_count>;
   State state_in(PyObject* columns) const;
   std::size_t params() const;
 

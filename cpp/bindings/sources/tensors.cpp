@@ -95,14 +95,15 @@ void store(void* data, std::int64_t count) {
 }  // namespace
 
 Tensors::Tensors(const Rule& rule, const std::vector<Group>& groups, const py::dict& state, bool with_gradients,
-                 const py::object& more, const py::object& on_written, TensorsMemory& memory)
+                 const py::object& more, const py::object& on_written, TensorsMemory& memory, std::int64_t first_number)
     : rule_(rule),
       groups_(groups),
       with_gradients_(with_gradients),
       state_(state),
       more_(more),
       on_written_(on_written),
-      memory_(memory) {
+      memory_(memory),
+      first_number_(first_number) {
   if (!more.is_none() && !PyDict_Check(more.ptr())) raise_type_error({"state"}, "wanted a dict of what is missing");
   gather(more.is_none() ? state : more);
 }

@@ -31,7 +31,7 @@ class TensorsMemory {
     py::object viewable;  // in a form that look() accepts: itself, or a capsule
     py::object grad;
     py::object step;
-    std::array<py::object, operand_count> state;
+    std::array<py::object, array_count> state;
     Count count;  // where `step` has it; valid until Python code runs
   };
 
@@ -45,10 +45,11 @@ class Tensors : public Source {
   // more: a dict of complete entries that replace these when the step is taken, or None.
   // on_written: is called with a list of the parameters that were written, or is None.
   Tensors(const Rule& rule, const std::vector<Group>& groups, const py::dict& state, bool with_gradients,
-          const py::object& more, const py::object& on_written, TensorsMemory& memory);
+          const py::object& more, const py::object& on_written, TensorsMemory& memory, std::int64_t first_number);
   ~Tensors() override;
 
   std::optional<Missing> collect(Gathered& gathered) override;
+  std::int64_t first_number() const override { return first_number_; }
   bool is_completed() const override { return !more_.is_none(); }
   void commit(const Gathered& gathered, bool was_disturbed) override;
   Label label(std::size_t index, Operand operand) const override;
@@ -71,6 +72,7 @@ class Tensors : public Source {
   const py::object& more_;
   const py::object& on_written_;
   TensorsMemory& memory_;
+  std::int64_t first_number_;
   py::list written_;  // the parameters that the step writes; made before it, when memory may still be refused
 };
 

@@ -6,6 +6,7 @@
 /// gradient, v, m and b are the state `square_avg`, `grad_avg` and `momentum_buffer`, and t counts steps from 1.
 #pragma once
 
+#include <cstdint>
 #include <limits>
 
 namespace rmsprop {
@@ -20,6 +21,19 @@ struct Preparation {
   bool decoupled_weight_decay = false;  ///< Instead: w = w - (lr * weight_decay) * w.
 };
 
+/// How state is stored.
+enum class StateDType : std::uint8_t {
+  computed,   ///< The compute type.
+  bfloat16,   ///< bfloat16, rounded stochastically. Only for parameters that are computed in float32.
+  eight_bits  ///< 8 bits with a scale for each block, rounded stochastically; an average gradient cannot be.
+};
+
+/// How the arrays of a parameter are stored. A tensor has what follows from it: see state_packing() and random_key().
+struct Storage {
+  StateDType state_dtype = StateDType::computed;  ///< That of all state.
+  std::uint64_t seed = 0;                         ///< Of stochastic rounding. At most 2^53 - 1.
+};
+
 /// RMSprop: v = alpha * v + (1 - alpha) * g^2,  w = w - lr * g / sqrt(v + eps),  and its relatives.
 struct RMSprop {
   double lr = 1e-3;              ///< The learning rate, in units of the parameter. At least 0.
@@ -32,6 +46,7 @@ struct RMSprop {
   bool lr_in_momentum = false;   ///< b sums lr * g / d, as in TensorFlow, and not g / d, as in PyTorch.
   bool bias_correction = false;  ///< Averages are divided by 1 - alpha^t.
   Preparation prepare = {};      ///< What is applied before.
+  Storage storage = {};          ///< How state is stored.
 };
 
 /// Adagrad: v = v + g^2,  w = w - lr / (1 + (t - 1) * lr_decay) * g / sqrt(v + eps).
@@ -41,6 +56,7 @@ struct Adagrad {
   double eps = 1e-8;         ///< As for RMSprop.
   bool eps_in_sqrt = true;   ///< As for RMSprop.
   Preparation prepare = {};  ///< What is applied before.
+  Storage storage = {};      ///< How state is stored.
 };
 
 /// @throws std::invalid_argument that names the first value no step could use, and what was wanted.

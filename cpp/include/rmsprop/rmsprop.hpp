@@ -8,6 +8,7 @@
 #include "rmsprop/rule_table.hpp"
 #include "rmsprop/runtime.hpp"
 #include "rmsprop/step.hpp"
+#include "rmsprop/storage.hpp"
 #include "rmsprop/tensor.hpp"
 #include "rmsprop/update.hpp"
 

@@ -20,12 +20,16 @@ struct HyperparameterInfo {
   enum class Kind : std::uint8_t {
     number,  ///< A finite number from 0 to `most`.
     flag,    ///< 0 or 1.
-    limit    ///< A number >= 0, or infinity where there is no limit.
+    limit,   ///< A number >= 0, or infinity where there is no limit.
+    count,   ///< A whole number from 0 to `most`.
+    choice   ///< The place of one of `choices`.
   };
-  const char* name;      ///< PyTorch's name, where PyTorch has it.
-  Kind kind;             ///< What its values are.
-  double default_value;  ///< That of the textbook form.
-  double most;           ///< The largest valid value.
+  const char* name;                           ///< PyTorch's name, where PyTorch has it.
+  Kind kind;                                  ///< What its values are.
+  double default_value;                       ///< That of the textbook form.
+  double most;                                ///< The largest valid value.
+  std::span<const char* const> choices = {};  ///< Names, the first of which is null and stands for none.
+  bool is_optional = false;                   ///< Settings of older versions lack it; then it has its default.
 };
 
 /// A kind of state that a rule may need.
@@ -47,6 +51,10 @@ struct RuleInfo {
   Update (*make_update)(Values values, double grad_scale, std::int64_t t);
   /// The result of depends_on_step().
   bool (*depends_on_step)(Values values);
+  /// How arrays are stored.
+  Storage (*storage)(Values values);
+  /// The state that is needed, as a bit per Operand: that of the rule, and what its storage adds.
+  unsigned (*state_needed)(Values values);
 };
 
 /// The table.

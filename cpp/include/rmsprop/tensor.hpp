@@ -6,52 +6,43 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "rmsprop/storage.hpp"
 #include "rmsprop/update.hpp"
 
 namespace rmsprop {
 
-/// The types that steps are computed in.
-enum class DType : std::uint8_t {
-  float32,  ///< IEEE-754 single precision.
-  float64   ///< IEEE-754 double precision.
-};
-/// How many types there are.
-inline constexpr int dtype_count = 2;
-/// The size of an element, in bytes.
-inline constexpr std::int64_t item_size(DType dtype) { return dtype == DType::float32 ? 4 : 8; }
-
-/// The storage format of elements: the compute type, or, for float32, rounded to the nearest of 16 bits.
-enum class Packing : std::uint8_t {
-  none,      ///< The compute type.
-  bfloat16,  ///< The upper half of a float32.
-  float16    ///< IEEE-754 half precision.
-};
-/// How many there are.
-inline constexpr int packing_count = 3;
-/// The size of an element of this format that is computed in `dtype`, in bytes.
-inline constexpr std::int64_t item_size(Packing packing, DType dtype) {
-  switch (packing) {
-    case Packing::none:
-      break;
-    case Packing::bfloat16:
-    case Packing::float16:
-      return 2;
-  }
-  return item_size(dtype);
-}
-
-/// The arrays of one tensor. All have the same shape; only `grad` is never written.
+/// The arrays of one tensor: those of a formula, and then those that storage formats add. All but the scales have the
+/// same shape; only `grad` is never written.
 enum Operand : std::uint8_t {
-  param,           ///< The weights.
-  grad,            ///< Their gradient.
-  square_avg,      ///< The average, or Adagrad's sum, of squared gradients.
-  grad_avg,        ///< The average gradient of centered RMSprop.
-  momentum_buffer  ///< The buffer of momentum.
+  param,                 ///< The weights.
+  grad,                  ///< Their gradient.
+  square_avg,            ///< The average, or Adagrad's sum, of squared gradients.
+  grad_avg,              ///< The average gradient of centered RMSprop.
+  momentum_buffer,       ///< The buffer of momentum.
+  square_avg_scale,      ///< A byte for each block of a square_avg of 8 bits.
+  momentum_buffer_scale  ///< The same for the momentum_buffer.
 };
 /// Their names, in the order of Operand.
-inline constexpr std::array operand_names = {"param", "grad", "square_avg", "grad_avg", "momentum_buffer"};
-/// How many operands there are.
-inline constexpr int operand_count = static_cast<int>(operand_names.size());
+inline constexpr std::array operand_names = {
+    "param", "grad", "square_avg", "grad_avg", "momentum_buffer", "square_avg_scale", "momentum_buffer_scale"};
+/// How many operands a formula may have: the first ones of Operand.
+inline constexpr int operand_count = 5;
+/// How many arrays a tensor may have.
+inline constexpr int array_count = static_cast<int>(operand_names.size());
+
+/// Where the scales of an operand are that has a format with scales; 0 for any that can have none.
+inline constexpr int scale_of(int operand) {
+  if (operand == square_avg) return square_avg_scale;
+  return operand == momentum_buffer ? momentum_buffer_scale : 0;
+}
+
+/// The storage format of an operand that is state.
+inline constexpr Packing state_packing(StateDType state_dtype, int operand) {
+  if (state_dtype == StateDType::bfloat16) return Packing::stochastic_bfloat16;
+  if (state_dtype == StateDType::computed) return Packing::none;
+  if (operand == square_avg) return Packing::unsigned8;
+  return operand == momentum_buffer ? Packing::signed8 : Packing::none;
+}
 
 /// Adagrad keeps its sum of squares where RMSprop keeps its average of squares.
 inline constexpr Operand sum = square_avg;
@@ -74,24 +65,41 @@ struct Layout {
 /// The arrays and the update of one parameter. Owns nothing: what it points to must outlive every step it is passed to.
 /// dense_tensor() makes one of contiguous arrays.
 struct Tensor {
-  std::array<std::byte*, operand_count> data = {};  ///< Null if the rule does not use the operand.
-  const Update* update = nullptr;                   ///< Not null in a step.
-  const Layout* layout = nullptr;  ///< Null: every operand is one aligned, dense run of `size` elements.
-  std::int64_t size = 0;           ///< Elements.
-  DType dtype = DType::float32;    ///< The compute type.
+  std::array<std::byte*, array_count> data = {};  ///< Null if the rule does not use the operand.
+  const Update* update = nullptr;                 ///< Not null in a step.
+  const Layout* layout = nullptr;                 ///< Null: every operand is one aligned, dense run of `size` elements.
+  std::int64_t size = 0;                          ///< Elements.
+  DType dtype = DType::float32;                   ///< The compute type.
   /// The storage format of each operand; that of float64 is always `none`.
   std::array<Packing, operand_count> packing = {};
+  std::uint64_t random = 0;  ///< For stochastic rounding: see random_key().
 
+  /// Whether what is stored depends on the index of an element, so that they must be visited in its order.
+  constexpr bool is_stochastic() const {
+    for (const Packing format : packing) {
+      if (rmsprop::is_stochastic(format)) return true;
+    }
+    return false;
+  }
+  /// Whether elements have to be decoded and encoded by whole blocks.
+  constexpr bool has_blocks() const {
+    for (const Packing format : packing) {
+      if (has_scales(format)) return true;
+    }
+    return false;
+  }
   /// The storage format of an operand.
   constexpr Packing packing_of(int operand) const { return packing[operand]; }
   /// The size of an element of an operand, in bytes.
-  constexpr std::int64_t item_size_of(int operand) const { return item_size(packing[operand], dtype); }
+  constexpr std::int64_t item_size_of(int operand) const {
+    return operand < operand_count ? item_size(packing[operand], dtype) : 1;
+  }
 };
 
 /// Puts the dimensions of `layout` (ndim, shape and strides are given) into the order in which the parameter lies in
-/// memory, merges those that can be traversed as one, and finds which operands are dense. `tensor` gives the element
-/// type and the data pointers; operands it does not have are left out. True if all are dense, so that no layout is
-/// needed.
+/// memory, merges those that can be traversed as one, and finds which operands are dense. If `tensor.is_stochastic()`,
+/// the order stays that of the indices. `tensor` gives the element type, the formats and the data pointers; operands it
+/// does not have are left out. True if all are dense, so that no layout is needed.
 bool normalize(Layout& layout, const Tensor& tensor);
 
 /// The same, but the order of the dimensions stays: elements are visited by their index, whatever their placement in

@@ -7,6 +7,7 @@
 #include <charconv>
 #include <cmath>
 #include <limits>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -19,6 +20,10 @@ namespace {
 
 using Kind = HyperparameterInfo::Kind;
 constexpr double infinity = std::numeric_limits<double>::infinity();
+constexpr double largest_count = 9007199254740991.0;  // 2^53 - 1: a double holds every smaller one, too
+
+// In the order of enum StateDType.
+constexpr std::array<const char*, 3> state_dtypes = {nullptr, "bfloat16", "8bit"};
 
 // A hyperparameter, and its place in the struct of its rule: null for those that no update depends on.
 template <class Rule>
@@ -45,12 +50,31 @@ constexpr Field<Rule> field(const char* name, double most = std::numeric_limits<
   constexpr Type value = member<path...>(defaults);
   constexpr bool is_flag = std::is_same_v<Type, bool>;
   return {{name,
-           is_flag                   ? Kind::flag
-           : value == Type(infinity) ? Kind::limit
-                                     : Kind::number,
+           is_flag                                  ? Kind::flag
+           : static_cast<double>(value) == infinity ? Kind::limit
+                                                    : Kind::number,
            static_cast<double>(value), most},
           [](const Rule& rule) { return static_cast<double>(member<path...>(rule)); },
           [](Rule& rule, double number) { member<path...>(rule) = static_cast<Type>(number); }};
+}
+
+// The values of an enumeration, by name. Settings of older versions lack it.
+template <class Rule>
+constexpr Field<Rule> with_choices(Field<Rule> field, std::span<const char* const> choices) {
+  field.info.kind = Kind::choice;
+  field.info.most = static_cast<double>(choices.size() - 1);
+  field.info.choices = choices;
+  field.info.is_optional = true;
+  return field;
+}
+
+// A whole number. Settings of older versions lack it.
+template <class Rule>
+constexpr Field<Rule> as_count(Field<Rule> field) {
+  field.info.kind = Kind::count;
+  field.info.most = largest_count;
+  field.info.is_optional = true;
+  return field;
 }
 
 // The hyperparameters that all rules have, after a rule's own.
@@ -63,6 +87,8 @@ constexpr auto with_common(const std::array<Field<Rule>, own>& fields) {
       Field<Rule>{{"initial_accumulator_value", Kind::number, 0.0, std::numeric_limits<double>::max()}},
       field<Rule, &Rule::prepare, &Preparation::clip_value>("clip_value"),
       Field<Rule>{{"clip_norm", Kind::limit, infinity, infinity}},
+      with_choices(field<Rule, &Rule::storage, &Storage::state_dtype>("state_dtype"), state_dtypes),
+      as_count(field<Rule, &Rule::storage, &Storage::seed>("seed")),
   };
   std::array<Field<Rule>, own + std::tuple_size_v<decltype(common)>> all = {};
   std::copy(common.begin(), common.end(), std::copy(fields.begin(), fields.end(), all.begin()));
@@ -86,12 +112,18 @@ struct Row<RMSprop> {
       field<RMSprop, &RMSprop::lr_in_momentum>("lr_in_momentum"),
       field<RMSprop, &RMSprop::bias_correction>("bias_correction"),
   });
-  static constexpr std::array state = {StateInfo{"square_avg", square_avg, true},
-                                       StateInfo{"grad_avg", grad_avg, false},
-                                       StateInfo{"momentum_buffer", momentum_buffer, false}};
+  static constexpr std::array state = {
+      StateInfo{"square_avg", square_avg, true}, StateInfo{"grad_avg", grad_avg, false},
+      StateInfo{"momentum_buffer", momentum_buffer, false}, StateInfo{"square_avg_scale", square_avg_scale, false},
+      StateInfo{"momentum_buffer_scale", momentum_buffer_scale, false}};
   static void check_together(const RMSprop& h) {
     if (h.nesterov && h.momentum == 0.0) {
       throw std::invalid_argument("nesterov: got True with momentum 0, wanted a momentum above 0 to look ahead with");
+    }
+    if (h.centered && h.storage.state_dtype == StateDType::eight_bits) {
+      throw std::invalid_argument(
+          "state_dtype: got '8bit' with centered, wanted 'bfloat16' or None: a variance cannot be the difference of "
+          "numbers of 8 bits");
     }
   }
 };
@@ -105,7 +137,7 @@ struct Row<Adagrad> {
       field<Adagrad, &Adagrad::eps>("eps"),
       field<Adagrad, &Adagrad::eps_in_sqrt>("eps_in_sqrt"),
   });
-  static constexpr std::array state = {StateInfo{"sum", sum, true}};
+  static constexpr std::array state = {StateInfo{"sum", sum, true}, StateInfo{"sum_scale", square_avg_scale, false}};
   static void check_together(const Adagrad& /*h*/) {}
 };
 
@@ -122,6 +154,8 @@ void check_range(const HyperparameterInfo& info, double value) {
     if (!(value >= 0.0)) reject(info.name, value, "a number >= 0");
   } else if (!(std::isfinite(value) && value >= 0.0)) {
     reject(info.name, value, "a finite number >= 0");
+  } else if (info.kind == Kind::count && (value > info.most || value != std::floor(value))) {
+    reject(info.name, value, "a whole number from 0 to 2**53 - 1");
   } else if (value > info.most) {
     reject(info.name, value, "a number from 0 to " + std::to_string(static_cast<int>(info.most)));
   }
@@ -145,6 +179,15 @@ Rule rule_from(std::span<const double> values) {
   return rule;
 }
 
+unsigned with_scales(unsigned state, StateDType state_dtype) {
+  unsigned scales = 0;
+  for (int operand = square_avg; operand < operand_count; ++operand) {
+    const bool is_needed = (state >> operand & 1u) != 0;
+    if (is_needed && has_scales(state_packing(state_dtype, operand))) scales |= 1u << scale_of(operand);
+  }
+  return state | scales;
+}
+
 template <class Rule>
 constexpr auto infos = [] {
   std::array<HyperparameterInfo, Row<Rule>::fields.size()> all = {};
@@ -165,7 +208,12 @@ constexpr RuleInfo row = {Row<Rule>::name,
                             rule.prepare.grad_scale = grad_scale;
                             return make_update(rule, t);
                           },
-                          [](std::span<const double> values) { return depends_on_step(rule_from<Rule>(values)); }};
+                          [](std::span<const double> values) { return depends_on_step(rule_from<Rule>(values)); },
+                          [](std::span<const double> values) { return rule_from<Rule>(values).storage; },
+                          [](std::span<const double> values) {
+                            const Rule rule = rule_from<Rule>(values);
+                            return with_scales(state_of(make_update(rule, 1).rule), rule.storage.state_dtype);
+                          }};
 
 constexpr std::array table = {row<RMSprop>, row<Adagrad>};
 

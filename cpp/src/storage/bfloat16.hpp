@@ -1,4 +1,5 @@
-// bfloat16: the upper half of a float32. Internal linkage for the reason given in rules/rules.hpp.
+// bfloat16: the upper half of a float32, rounded to nearest or stochastically. Internal linkage for the reason given in
+// rules/rules.hpp.
 #pragma once
 
 #include <cstdint>
@@ -8,6 +9,12 @@
 namespace rmsprop {
 namespace {
 
+// A NaN stays one whatever is added to its bits.
+inline std::uint16_t upper_half(std::uint32_t bits, std::uint32_t rounding) {
+  const bool is_nan = (bits & 0x7FFFFFFF) > 0x7F800000;
+  return static_cast<std::uint16_t>((is_nan ? bits | 0x400000 : bits + rounding) >> 16);
+}
+
 struct BFloat16 {
   using Computed = float;
   using Stored = std::uint16_t;
@@ -16,10 +23,16 @@ struct BFloat16 {
 
   static Stored encode(float value) {
     const auto bits = bits_as<std::uint32_t>(value);
-    const std::uint32_t rounded = bits + 0x7FFF + (bits >> 16 & 1);
-    const bool is_nan = (bits & 0x7FFFFFFF) > 0x7F800000;
-    return static_cast<Stored>((is_nan ? bits | 0x400000 : rounded) >> 16);
+    return upper_half(bits, 0x7FFF + (bits >> 16 & 1));
   }
+};
+
+struct StochasticBFloat16 {
+  using Computed = float;
+  using Stored = std::uint16_t;
+
+  static float decode(Stored stored) { return BFloat16::decode(stored); }
+  static Stored encode(float value, std::uint32_t random) { return upper_half(bits_as<std::uint32_t>(value), random); }
 };
 
 }  // namespace

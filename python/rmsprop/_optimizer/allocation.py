@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rmsprop._optimizer import storage
 from rmsprop._optimizer.state import StateColumns
 
 PAGE = 4096
@@ -23,15 +24,18 @@ LEAST_BYTES = 16 * PAGE  # below this, the unused memory would be more than a fe
 DISTANCES = tuple(int(f"{n:06b}"[::-1], 2) * CACHE_LINE for n in range(1, PAGE // CACHE_LINE))
 
 
-def empty_state(param: NDArray[Any], place: int) -> NDArray[Any]:
+def empty_state(param: NDArray[Any], place: int, form: str = "computed") -> NDArray[Any]:
     """Return an uninitialized array like a parameter: dense, in its order of dimensions, at another offset in a page.
 
     Args:
         param: An array of any layout.
         place: Which state of the parameter this is, from 0: each kind has its own offset.
+        form: How it is stored; see `storage`.
     """
     param = np.asarray(param)  # a subclass may override NumPy's functions
-    array = np.empty_like(param, order="K")
+    if form == "scales":
+        return np.empty(storage.blocks_of(param.size), np.uint8)
+    array = np.empty_like(param, storage.dtype_of(form, param), order="K")
     if array.nbytes < LEAST_BYTES:
         return array
     memory = np.empty(array.nbytes + PAGE, np.uint8)
@@ -45,7 +49,7 @@ def allocate_missing_state(
     first: int,
     columns: StateColumns,
     accumulator: str,
-    state_names: Callable[[dict[str, Any]], tuple[str, ...]],
+    state_formats: Callable[[dict[str, Any]], dict[str, str]],
 ) -> None:
     """Allocate the state that groups need and do not have, laid out in memory like their parameters.
 
@@ -54,15 +58,16 @@ def allocate_missing_state(
         first: the index of their first parameter in the columns.
         columns: what is missing is put into them.
         accumulator: the name of the state that starts from `initial_accumulator_value`; other state starts from 0.
-        state_names: returns the names of the state that a group needs.
+        state_formats: returns the names of the state that a group needs, each with how it is stored.
     """
     for group in groups:
-        needed = state_names(group)
+        needed = state_formats(group)
         for index, param in enumerate(group["params"], first):
             for place, (name, column) in enumerate(zip(columns.names, columns.arrays, strict=True)):
                 if name in needed and column[index] is None:
-                    value = group["initial_accumulator_value"] if name == accumulator else 0
-                    array = empty_state(param, place)
+                    initial = group["initial_accumulator_value"]
+                    value = storage.initial_value(needed[name], name, accumulator, initial)
+                    array = empty_state(param, place, needed[name])
                     if np.iscomplexobj(array):  # real and imaginary parts are separate elements
                         value = complex(value, value)
                     array.fill(value)

@@ -35,7 +35,7 @@ class Optimizer(StepOptions):
         self._keys: list[Any] = []
         self._is_nested = False
         self._is_single = isinstance(params, np.ndarray)
-        self._columns = StateColumns.empty(self.state_names)
+        self._columns = StateColumns.empty(rules[self.rule].arrays)
         self._stepper = Stepper(self.rule, Naming.optimizer)
         self._take = self._stepper.step  # looked up once: of a small step that is a twentieth
         self.nonfinite = arguments["nonfinite"]
@@ -55,13 +55,14 @@ class Optimizer(StepOptions):
         Args:
             grads: in the same containers as `params`: one array, a sequence with an array for each parameter (in the
                 order of the groups, if there are several), a dict by name, or these nested in one another (one dict
-                for all groups). Shapes and dtypes are those of the parameters; the layout in memory may differ. None
+                for all groups). Shapes and dtypes are those of the parameters; the layout in memory may differ, and
+                one of float32, bfloat16 and float16 may stand for another. None
                 in the place of an array leaves that parameter, its state and its step count as they are; in the place
                 of a container, all parameters in it. Gradients are never written.
             grad_scale: factor for every gradient, applied first, such as 1 / the number of batches summed.
 
         Raises:
-            TypeError: a gradient is not a NumPy array, or of another dtype than its parameter.
+            TypeError: a gradient is not a NumPy array, or of a dtype that is not computed as its parameter is.
             ValueError: shapes or names do not match, memory is shared, a hyperparameter is out of range, or, if
                 `nonfinite` is "raise", a gradient is not finite.
             RuntimeError: the optimizer is in the middle of another call.
@@ -274,7 +275,7 @@ class Optimizer(StepOptions):
         self._stepper.check(groups, columns.for_engine)
 
     def _allocate_missing_state(self, groups: list[dict[str, Any]], columns: StateColumns, first: int = 0) -> None:
-        allocate_missing_state(groups, first, columns, rules[self.rule].accumulator, self._needed_state)
+        allocate_missing_state(groups, first, columns, rules[self.rule].accumulator, self._state_formats)
 
     def _columns_with_missing_state(self) -> StateColumns:
         """Return the columns with all state that the hyperparameters need now."""
@@ -282,9 +283,9 @@ class Optimizer(StepOptions):
         self._allocate_missing_state(self.param_groups, columns)
         return columns
 
-    def _needed_state(self, group: dict[str, Any]) -> tuple[str, ...]:
-        """Return the names of the state that a group with these hyperparameters uses."""
-        return self._stepper.state_names(group)
+    def _state_formats(self, group: dict[str, Any]) -> dict[str, str]:
+        """Return the names of the state that a group with these hyperparameters uses, each with how it is stored."""
+        return self._stepper.state_formats(group)
 
 
 def _groups_from(params: Any) -> list[Any]:

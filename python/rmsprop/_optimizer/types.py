@@ -35,4 +35,5 @@ Grads = Grad | Named | Items["Grads"]
 Group = Mapping[str, Any]
 LearningRate = float | Callable[[int], float]
 Nonfinite = Literal["propagate", "skip", "raise"]
+StateDType = Literal["bfloat16", "8bit"] | None
 Progress = Callable[[int, int], None]

@@ -4,7 +4,7 @@ A checkpoint is a file of `tensor_file` with these arrays and this text:
 
     state.0.square_avg  the arrays of parameter 0, and so on
     text                these facts as JSON:
-                        format_version      1
+                        format_version      2. Version 1 had no arrays of fewer bits, and no hyperparameters for them.
                         written_by          the version of rmsprop
                         optimizer           "rmsprop" or "adagrad"
                         param_groups        as in a state dict. If lr was a schedule, it is the number that the schedule
@@ -31,7 +31,7 @@ from rmsprop._saving.tensor_file import CHECKSUM_BYTES, FORMAT, PIECE, Array, He
 
 __all__ = ["CHECKSUM_BYTES", "FORMAT", "PIECE", "Contents", "Progress", "Tensor", "describe", "load", "save"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 COMPLEX: dict[str, np.dtype[Any]] = {"f": np.dtype("complex64"), "d": np.dtype("complex128")}
 """NumPy's dtypes for pairs of the types in the file."""
@@ -45,6 +45,9 @@ FACTS = {
     "complex": list,
 }
 """The facts in a header besides the arrays, and their types."""
+
+NAMED = frozenset({"state_dtype"})
+"""Hyperparameters whose values are names."""
 
 NAME = re.compile(r"state\.(0|[1-9][0-9]{0,17})\.(\w+)")
 
@@ -203,7 +206,7 @@ def _facts_in(header: Header, file_bytes: int) -> dict[str, Any]:
     version = facts.get("format_version")
     if type(version) is not int or version < 1:
         raise ValueError("its header has no format version")
-    if version != FORMAT_VERSION:
+    if version > FORMAT_VERSION:
         raise ValueError(f"in format {version}, written by a newer rmsprop; this one reads format {FORMAT_VERSION}")
     if {name: type(value) for name, value in facts.items()} != FACTS:
         raise ValueError(f"its header has {', '.join(facts)}, wanted {', '.join(FACTS)}, of their types")
@@ -221,7 +224,8 @@ def _check_entry(label: str, name: str, value: Any) -> None:
         raise TypeError(f"{label}['param_names']: wanted a list with the name of each parameter")
     if name == "name" and not isinstance(value, str):
         raise TypeError(f"{label}['name']: got {type(value).__name__}, wanted a str")
-    if name not in {"params", "param_names", "name"} and not isinstance(value, (int, float, type(None))):
+    is_name = name in NAMED and isinstance(value, str)
+    if name not in {"params", "param_names", "name"} and not (is_name or isinstance(value, (int, float, type(None)))):
         raise TypeError(f"{label}: {name}: got {type(value).__name__}, wanted a number")
 
 
@@ -266,6 +270,8 @@ def _with_complex(tensors: dict[str, Tensor], names: list[Any]) -> dict[str, Ten
         if name not in found:
             raise ValueError(f"'complex' in its header has {name!r}, which is no array")
         shape = tensors[name].shape
+        if tensors[name].dtype.char not in COMPLEX:
+            raise ValueError(f"{name!r} is of {tensors[name].dtype}, wanted float32 or float64, as it is complex")
         if shape[-1:] != (2,):
             raise ValueError(f"{name!r} has the shape {list(shape)}, wanted one of pairs, as it is complex")
         found[name] = Tensor(name, COMPLEX[tensors[name].dtype.char], shape[:-1])

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rmsprop._optimizer import storage
 from rmsprop._saving.layout import current_lr, groups_and_state
 from rmsprop._saving.rules import Rule, rule_with, rules
 
@@ -84,8 +85,8 @@ def from_torch(state_dict: Mapping[str, Any]) -> dict[str, Any]:
 def to_torch(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     """Return one of our state dicts as one that `torch.optim.RMSprop` or `torch.optim.Adagrad` loads.
 
-    A schedule becomes the learning rate that it gives for the next step. PyTorch counts steps in float32, so its
-    own count stops at 2**24, which matters only for Adagrad's `lr_decay`.
+    State in fewer bits becomes float32. A schedule becomes the learning rate that it gives for the next step. PyTorch
+    counts steps in float32, so its own count stops at 2**24, which matters only for Adagrad's `lr_decay`.
 
     Args:
         state_dict: what `state_dict()` of our optimizer returned.
@@ -108,7 +109,7 @@ def to_torch(state_dict: Mapping[str, Any]) -> dict[str, Any]:
         "state": {
             number: {
                 name: torch.tensor(float(value)) if name == "step" else torch.from_numpy(np.array(value, order="C"))
-                for name, value in entry.items()
+                for name, value in _in_full(entry).items()
             }
             for number, entry in state.items()
         },
@@ -137,8 +138,10 @@ def _group_for_torch(group: Mapping[str, Any], state: Mapping[int, Any], label: 
     if rule is None:
         raise ValueError(f"{label}: wanted all hyperparameters of {' or '.join(rules)}, got {', '.join(group)}")
     formula = as_in_torch(rule)
-    only_here = formula.keys() - {"maximize"}
-    for name in sorted(only_here - {"initial_accumulator_value"}):  # which is in the accumulators by now
+    only_here = (formula.keys() | set(rule.optional)) - {"maximize"}
+    for name in sorted(
+        only_here - {"initial_accumulator_value", *rule.optional}
+    ):  # which is in the accumulators by now
         is_off = name in SWITCHED_OFF and not group.get(SWITCHED_OFF[name])
         if group[name] != formula[name] and not is_off:
             raise ValueError(f"{label}[{name!r}]: got {group[name]}, but all that PyTorch does is {formula[name]}")
@@ -147,6 +150,12 @@ def _group_for_torch(group: Mapping[str, Any], state: Mapping[int, Any], label: 
         "lr": current_lr(group, state),
         "foreach": None,
     }
+
+
+def _in_full(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the state of one parameter without formats that PyTorch's optimizers do not have."""
+    names = [name for name in entry if not name.endswith(storage.SCALE)]
+    return {name: entry[name] if name == "step" else storage.in_full(entry, name) for name in names}
 
 
 def _number_from_torch(value: Any) -> Any:
@@ -175,6 +184,8 @@ def _array_from_torch(tensor: Any, label: str) -> Array:
     if not hasattr(tensor, "__array__"):
         raise TypeError(f"{label}: got {type(tensor).__name__}, wanted a tensor")
     try:
+        if str(getattr(tensor, "dtype", "")) == "torch.bfloat16":  # which NumPy does not have, and float32 holds
+            tensor = tensor.float()
         return np.asarray(tensor)
     except (TypeError, RuntimeError) as error:  # not on the CPU, or of a dtype that NumPy does not have
         raise TypeError(f"{label}: {error}") from error

@@ -9,9 +9,10 @@ __all__ = ["Rule", "rule_with", "rules", "state_names"]
 
 
 def state_names(rule: Rule, group: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the names of the state that a rule needs for the hyperparameters of a group."""
-    hyperparameters = {name: group[name] for name in rule.hyperparameters}
-    return Stepper(rule.name, Naming.optimizer).state_names(hyperparameters)
+    """Return the names of the state that the formula of a rule needs for the hyperparameters of a group."""
+    hyperparameters = {name: group[name] for name in rule.hyperparameters if name in group}
+    needed = Stepper(rule.name, Naming.optimizer).state_names(hyperparameters)
+    return tuple(name for name in needed if name in rule.state)
 
 
 def rule_with(
@@ -24,5 +25,7 @@ def rule_with(
         absent: returns the names of a rule's hyperparameters that may be missing.
     """
     given = set(hyperparameters)
-    found = [rule for rule in rules.values() if set(rule.hyperparameters) - set(absent(rule)) <= given]
+    found = [
+        rule for rule in rules.values() if set(rule.hyperparameters) - set(rule.optional) - set(absent(rule)) <= given
+    ]
     return max(found, key=lambda rule: len(given.intersection(rule.hyperparameters)), default=None)

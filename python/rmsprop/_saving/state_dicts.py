@@ -1,6 +1,6 @@
 """State dicts: state and hyperparameters of an optimizer as plain data, in the layout of `layout`."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Protocol
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rmsprop._core import Stepper
+from rmsprop._optimizer import storage
 from rmsprop._optimizer.allocation import empty_state
 from rmsprop._optimizer.state import StateColumns, step_count
 from rmsprop._saving.layout import groups_and_state, numbers_of
@@ -29,12 +30,8 @@ class Optimizer(Protocol):
 
     def _replace(self, **attributes: Any) -> None: ...
 
-    @property
-    def state_names(self) -> tuple[str, ...]:
-        """The names of all state that the rule can have."""
-
     def _check(self, groups: Groups, columns: StateColumns) -> None: ...
-    def _needed_state(self, group: dict[str, Any]) -> tuple[str, ...]: ...
+    def _state_formats(self, group: dict[str, Any]) -> dict[str, str]: ...
     def _columns_with_missing_state(self) -> StateColumns: ...
     def _allocate_missing_state(self, groups: Groups, columns: StateColumns) -> None: ...
 
@@ -96,11 +93,12 @@ def replacement_for(
     saved_groups, saved_state = groups_and_state(state_dict)
     groups = _new_groups(optimizer, saved_groups)
     entries = [saved_state[number] for number in numbers_of(saved_groups, saved_state)]
-    columns = StateColumns.empty(optimizer.state_names).extended(len(entries), optimizer._columns.keys)
+    columns = StateColumns.empty(optimizer._columns.names).extended(len(entries), optimizer._columns.keys)
     replacement = Replacement(groups, columns, [])
-    params = (param for group in groups for param in group["params"])
-    for index, (param, entry, key) in enumerate(zip(params, entries, optimizer._keys, strict=True)):
-        _allocate_entry(replacement, index, param, entry, key, array_type)
+    params = list(_params_with_formats(optimizer, groups))
+    entries = [_in_formats(entry, formats) for entry, (_, formats) in zip(entries, params, strict=True)]
+    for index, ((param, formats), entry, key) in enumerate(zip(params, entries, optimizer._keys, strict=True)):
+        _allocate_entry(replacement, index, param, entry, key, formats, array_type)
     optimizer._check(groups, columns)
     _check_complete(optimizer, groups, entries)
     optimizer._allocate_missing_state(groups, columns)
@@ -110,16 +108,38 @@ def replacement_for(
 def check_arrays(optimizer: Optimizer) -> None:
     """Check all arrays of an optimizer, also those that its hyperparameters do not need at the moment."""
     columns = optimizer._columns
-    params = [param for group in optimizer.param_groups for param in group["params"]]
+    params = list(_params_with_formats(optimizer, optimizer.param_groups))
     for name, column in zip(columns.names, columns.arrays, strict=True):
-        for param, array, key in zip(params, column, optimizer._keys, strict=True):
+        for (param, formats), array, key in zip(params, column, optimizer._keys, strict=True):
             if array is not None:
-                _check_array(array, param, key, name, np.ndarray)
+                form = formats.get(name) or _format_of(array, name)
+                _check_array(array, param, key, name, form, np.ndarray)
 
 
 def install(optimizer: Optimizer, replacement: Replacement) -> None:
     """Put groups and state into use: one operation, which no signal and no other thread can interrupt."""
     optimizer._replace(param_groups=replacement.groups, _columns=replacement.columns)
+
+
+def _params_with_formats(optimizer: Optimizer, groups: Groups) -> Iterator[tuple[Array, dict[str, str]]]:
+    """Return each parameter with the formats of the state that its group needs."""
+    for i, group in enumerate(groups):
+        try:
+            formats = optimizer._state_formats(group)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"param_groups[{i}]: {error}" if len(groups) > 1 else str(error)) from None
+        for param in group["params"]:
+            yield param, formats
+
+
+def _format_of(array: Any, name: str) -> str:
+    """Return how state is stored that the hyperparameters do not need at the moment."""
+    if name.endswith(storage.SCALE):
+        return "scales"
+    dtype = getattr(array, "dtype", None)
+    if dtype == np.uint8:
+        return "signed8" if name == "momentum_buffer" else "unsigned8"
+    return "bfloat16" if dtype is not None and dtype.name == "bfloat16" else "computed"
 
 
 def _has_names(optimizer: Optimizer) -> bool:
@@ -164,13 +184,20 @@ def _new_group(
     if unknown := sorted(map(str, hyperparameters - optimizer.defaults.keys())):
         known = ", ".join(optimizer.defaults)
         raise ValueError(f"{label}: unknown hyperparameter {', '.join(unknown)}; this optimizer has {known}")
-    if missing := sorted(optimizer.defaults.keys() - hyperparameters):
+    optional = optimizer._stepper.rule.optional  # older versions did not have them: they stay as they are
+    if missing := sorted(optimizer.defaults.keys() - hyperparameters - set(optional)):
         raise ValueError(f"{label}: no hyperparameter {', '.join(missing)}")
     return {**group, **{name: value for name, value in saved.items() if name not in {"params", "param_names"}}}
 
 
 def _allocate_entry(
-    replacement: Replacement, index: int, param: Array, saved: Mapping[str, Any], key: Any, array_type: type[Any]
+    replacement: Replacement,
+    index: int,
+    param: Array,
+    saved: Mapping[str, Any],
+    key: Any,
+    formats: dict[str, str],
+    array_type: type[Any],
 ) -> None:
     """Check the state of one parameter and allocate arrays for it, laid out in memory like the parameter."""
     columns = replacement.columns
@@ -184,27 +211,46 @@ def _allocate_entry(
             known = ", ".join(columns.names)
             raise ValueError(f"state[{key!r}]: unknown entry {name!r}; this optimizer has step, {known}")
         else:
-            _check_array(value, param, key, name, array_type)
+            form = formats.get(name) or _format_of(value, name)
+            _check_array(value, param, key, name, form, array_type)
             place = columns.names.index(name)
-            array = empty_state(param, place)
+            array = empty_state(param, place, form)
             columns.arrays[place][index] = array
             replacement.copies.append((array, value))
 
 
-def _check_array(value: Any, param: Array, key: Any, name: str, array_type: type[Any]) -> None:
+def _in_formats(saved: Mapping[str, Any], formats: dict[str, str]) -> Mapping[str, Any]:
+    """Return an entry whose float32 state has the formats of a group that stores fewer bits, rounded to nearest."""
+    converted: dict[str, Any] = {}
+    for name, form in formats.items():
+        value = saved.get(name)
+        if not isinstance(value, np.ndarray) or value.dtype != np.float32:
+            continue
+        if form == "bfloat16":
+            converted[name] = storage.rounded_to_bfloat16(value)
+        elif form in storage.CODES:
+            converted[name], converted[name + storage.SCALE] = storage.encoded_8bit(value, form)
+    return {**saved, **converted} if converted else saved
+
+
+def _check_array(value: Any, param: Array, key: Any, name: str, form: str, array_type: type[Any]) -> None:
     if not isinstance(value, array_type) or isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"state[{key!r}][{name!r}]: got {type(value).__name__}, wanted a numpy.ndarray")
-    if value.shape != param.shape:
-        raise ValueError(f"state[{key!r}][{name!r}]: shape {value.shape} does not match the parameter's {param.shape}")
-    if value.dtype != param.dtype:
-        raise TypeError(f"state[{key!r}][{name!r}]: dtype {value.dtype} does not match the parameter's {param.dtype}")
+    shape = storage.shape_of(form, param.shape, param.size)
+    if value.shape != shape:
+        wanted = f"match the parameter's {param.shape}" if form != "scales" else f"match {shape}, that of its scales"
+        raise ValueError(f"state[{key!r}][{name!r}]: shape {value.shape} does not {wanted}")
+    dtype = storage.dtype_of(form, param)
+    if value.dtype != dtype:
+        wanted = f"{param.dtype}" + (f", whose state is {dtype}" if dtype != param.dtype else "")
+        raise TypeError(f"state[{key!r}][{name!r}]: dtype {value.dtype} does not match the parameter's {wanted}")
 
 
 def _check_complete(optimizer: Optimizer, groups: Groups, entries: list[Mapping[str, Any]]) -> None:
     """Check that entries are complete. An empty one is that of a parameter that has taken no step."""
     index = 0
     for group in groups:
-        needed = ("step", *optimizer._needed_state(group))
+        needed = ("step", *optimizer._state_formats(group))
         for entry in entries[index : index + len(group["params"])]:
             if entry and not all(name in entry for name in needed):
                 missing = ", ".join(sorted(set(needed) - entry.keys()))

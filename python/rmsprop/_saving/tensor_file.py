@@ -26,23 +26,33 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from rmsprop._optimizer.storage import bfloat16
+from rmsprop._stored import is_bfloat16
+
 Array = NDArray[Any]
 Progress = Callable[[int, int], None]
 
 FORMAT = "rmsprop checkpoint"
 PIECE = 1 << 22  # bytes that are read or written at a time
 
-DTYPES = {b"F32": "float32", b"F64": "float64"}
-"""The types in the file, and NumPy's names for them."""
+DTYPES: dict[bytes, np.dtype[Any]] = {
+    b"F64": np.dtype("float64"),
+    b"F32": np.dtype("float32"),
+    b"U8": np.dtype("uint8"),
+}
+"""The types in the file, and NumPy's, besides bfloat16, which NumPy has from another package."""
 
-CODES = {"f": "F32", "d": "F64", "F": "F32", "D": "F64"}
+CODES = {"d": "F64", "D": "F64", "f": "F32", "F": "F32", "E": "BF16", "B": "U8"}
 """The file's names for NumPy's types, by their letters; complex ones are pairs."""
+
+IN_ORDER = ("F64", "F32", "BF16", "U8")
+"""The same, the largest elements first."""
 
 CHECKSUM_BYTES = hashlib.sha256().digest_size
 
 START = b'{"__metadata__":{"' + FORMAT.encode() + b'":"'
 ENTRY = re.compile(
-    rb',"([^"\\]*)":\{"dtype":"(F32|F64)","shape":\[([0-9,]{0,2000})\],"data_offsets":\[([0-9]{1,20}),([0-9]{1,20})\]\}'
+    rb',"([^"\\]*)":\{"dtype":"(F32|F64|BF16|U8)","shape":\[([0-9,]{0,2000})\],"data_offsets":\[([0-9]{1,20}),([0-9]{1,20})\]\}'
 )
 END = re.compile(
     rb',"checksum":\{"dtype":"U8","shape":\[%d\],"data_offsets":\[([0-9]{1,20}),([0-9]{1,20})\]\}\} *' % CHECKSUM_BYTES
@@ -79,8 +89,8 @@ def write(file: BinaryIO, text: str, arrays: Mapping[str, Array], progress: Prog
     Args:
         file: new, empty.
         text: printable ASCII.
-        arrays: of float32, float64, complex64 or complex128 in the machine's byte order, in any layout. Their names
-            need no escape in JSON.
+        arrays: of float32, float64, complex64, complex128, bfloat16 or uint8 in the machine's byte order, in any
+            layout. Their names need no escape in JSON.
         progress: called now and then with the number of bytes written and the number in all.
     """
     header, ordered = _header_for(text, arrays)
@@ -104,12 +114,12 @@ def write(file: BinaryIO, text: str, arrays: Mapping[str, Array], progress: Prog
 def _header_for(text: str, arrays: Mapping[str, Array]) -> tuple[bytes, list[Array]]:
     """Return a header with its length, and the arrays in the order of the file: aligned, the largest elements first."""
     codes = {name: CODES[array.dtype.char] for name, array in arrays.items()}
-    names = sorted(sorted(arrays), key=codes.__getitem__, reverse=True)
+    names = sorted(sorted(arrays), key=lambda name: IN_ORDER.index(codes[name]))
     entries = [f'{{"__metadata__":{{"{FORMAT}":{json.dumps(text)}}}']
     end = 0
     for name in names:
         array = arrays[name]
-        shape = ",".join(map(str, array.shape if array.dtype.kind == "f" else (*array.shape, 2)))
+        shape = ",".join(map(str, array.shape if array.dtype.kind != "c" else (*array.shape, 2)))
         start, end = end, end + array.nbytes
         entries.append(f'"{name}":{{"dtype":"{codes[name]}","shape":[{shape}],"data_offsets":[{start},{end}]}}')
     checksum = f'"shape":[{CHECKSUM_BYTES}],"data_offsets":[{end},{end + CHECKSUM_BYTES}]'
@@ -131,11 +141,17 @@ def _pieces(array: Array) -> Iterator[bytes]:
         yield piece.tobytes()
 
 
+def _plain(array: Array) -> Array:
+    """Return an array of bfloat16 as the integers that its elements are: it has no buffer of its own."""
+    return array.view(np.uint16) if is_bfloat16(array) else array
+
+
 def _buffers(array: Array, access: str) -> Iterator[memoryview]:
     """Yield buffers for an array's bytes in the order of its indices, little-endian, at most PIECE bytes at a time.
 
     They are the memory of a contiguous array; otherwise NumPy copies from it to them, or back.
     """
+    array = _plain(array)
     nditer: Any = np.nditer  # the flag "contig" is missing from NumPy's types
     with nditer(
         array,
@@ -206,7 +222,7 @@ def check(file: BinaryIO, progress: Progress | None) -> None:
 def read_into(file: BinaryIO, array: Array) -> None:
     """Read the bytes of the next array into it."""
     is_like_file = array.flags.c_contiguous and sys.byteorder == "little"
-    for buffer in [array] if is_like_file else _buffers(array, "writeonly"):
+    for buffer in [_plain(array)] if is_like_file else _buffers(array, "writeonly"):
         if file.readinto(buffer) != buffer.nbytes:  # type: ignore[attr-defined]
             raise ValueError("damaged: it ends early")
 
@@ -254,6 +270,8 @@ def _tensors_in(header: bytes, position: int) -> tuple[dict[str, Tensor], int, i
         if entry.start() != position:
             break
         stored_name, code, dimensions, stored_start, stored_end = entry.groups()
+        if stored_name == b"checksum":
+            break
         name = stored_name.decode("utf-8", "replace")
         if name in tensors:
             raise _refusal("its header names something twice")
@@ -269,7 +287,7 @@ def _tensors_in(header: bytes, position: int) -> tuple[dict[str, Tensor], int, i
 @lru_cache(1000)  # many arrays have few shapes
 def _type_of(code: bytes, dimensions: bytes) -> tuple[np.dtype[Any], tuple[int, ...], int]:
     """Return dtype and shape of an array as a header has them, and its size."""
-    dtype = np.dtype(DTYPES[code])
+    dtype = bfloat16() if code == b"BF16" else DTYPES[code]
     try:
         shape = tuple(map(int, dimensions.split(b","))) if dimensions else ()
     except ValueError:
@@ -299,6 +317,7 @@ def _complaint(header: bytes, position: int, is_covered: bool) -> str:
     wanted = ["dtype", "shape", "data_offsets"]
     if list(entry) != wanted:
         return f"{name!r} in its header has {', '.join(entry)}, wanted {', '.join(wanted)}"
-    if entry["dtype"] not in ("F32", "F64"):
-        return f"invalid JSON in header: {name!r} is of type {entry['dtype']!r}, wanted F32 or F64"
+    if entry["dtype"] not in IN_ORDER:
+        wanted_types = f"{', '.join(IN_ORDER[:-1])} or {IN_ORDER[-1]}"
+        return f"invalid JSON in header: {name!r} is of type {entry['dtype']!r}, wanted {wanted_types}"
     return f"invalid JSON in header: {name!r}"

@@ -115,15 +115,15 @@ class Registration:
                 "optimizer have the new ones; shard it first, and use torch.optim for its DTensors"
             )
 
-    def _find(self, param: Tensor) -> tuple[dict[str, Any], Any] | None:
-        """Return a parameter's group, and its name or number; None if it is not in a group any more."""
+    def _find(self, param: Tensor) -> tuple[dict[str, Any], Any, int] | None:
+        """Return a parameter's group, its name or number, and its number; None if it is not in a group any more."""
         groups = self._optimizer.param_groups
         while True:
             group_index, index, number = self._places.get(id(param), (-1, 0, 0))
             if 0 <= group_index < len(groups):
                 group = groups[group_index]
                 if index < len(group["params"]) and group["params"][index] is param:
-                    return group, group["param_names"][index] if "param_names" in group else number
+                    return group, group["param_names"][index] if "param_names" in group else number, number
             elif self._found_in_task == self._task:
                 return None
             self._found_in_task = self._task
@@ -145,14 +145,15 @@ class _Hook:
         found = self._registration._find(param)
         if found is None:
             return
-        group, name = found
+        group, name, number = found
         _refuse_what_needs_all_gradients(optimizer, [group], RuntimeError)
         self._stepper.num_threads = optimizer.num_threads
         try:
             step = self._stepper.step_tensors
             groups = [{**group, "params": [param], "param_names": [name]}]
-            if not step(groups, optimizer.state, 1.0, None, increment_version):
-                step(groups, optimizer.state, 1.0, optimizer._entries([(param, group)]), increment_version)
+            if not step(groups, optimizer.state, 1.0, None, increment_version, number):
+                missing = optimizer._entries([(param, group)])
+                step(groups, optimizer.state, 1.0, missing, increment_version, number)
         except (RuntimeError, TypeError) as error:
             unsupported.explain(error, [param])
             raise

@@ -11,6 +11,7 @@ from torch.optim import optimizer as torch_optimizer
 
 from rmsprop._core import Naming, Rule, Stepper
 from rmsprop._optimizer.options import StepOptions
+from rmsprop._optimizer.storage import SCALE, initial_value
 from rmsprop._optimizer.types import Nonfinite
 from rmsprop.torch import distributed, state, unsupported
 
@@ -168,7 +169,9 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
         """Raise what a step would raise with valid gradients, except for parameters that have no shape yet."""
         groups = [{**group, "params": state.with_shape(group["params"])} for group in groups]
         entries = {
-            param: state.without_casts(param, entries[param]) for param, _ in self._pairs(groups) if param in entries
+            param: state.without_casts(param, entries[param], formats)
+            for param, _, formats in self._with_formats(self._pairs(groups))
+            if param in entries
         }
         try:
             self._stepper.check_tensors(groups, entries)
@@ -182,31 +185,34 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
 
     # ---- State -------------------------------------------------------------------------------------------------------
 
-    def _with_names(self, pairs: Iterable[Pair]) -> Iterator[tuple[Tensor, dict[str, Any], tuple[str, ...]]]:
-        """Return parameters and groups with the names of the state that the hyperparameters need."""
+    def _with_formats(self, pairs: Iterable[Pair]) -> Iterator[tuple[Tensor, dict[str, Any], state.Formats]]:
+        """Return parameters and groups with the names of the state that is needed, each with how it is stored."""
         last: dict[str, Any] | None = None
         for param, group in pairs:
             if group is not last:
-                last, names = group, self._stepper.state_names(group)
-            yield param, group, names
+                last, formats = group, self._stepper.state_formats(group)
+            yield param, group, formats
 
     @torch.inference_mode(False)
     @torch._disable_dynamo  # a compiler would trace this, but not the step that calls it
     def _entries(self, pairs: Iterable[Pair]) -> Entries:
         """Return the state of these parameters, with missing state that the hyperparameters need now added."""
         entries = {}
-        for param, group, names in self._with_names(pairs):
+        for param, group, formats in self._with_formats(pairs):
             entry = dict(self.state.get(param) or {})
-            made = {}
+            made: dict[str, Any] = {}
             if "step" not in entry:
                 made["step"] = torch.zeros((), dtype=torch.float64, device="cpu")
-            for name in names:
-                place = self.rule.state.index(name)
+            for name, form in formats.items():
+                if name in made:
+                    continue  # the scales of what has just been cast
                 if name not in entry:
-                    value = group["initial_accumulator_value"] if name == self.rule.accumulator else 0.0
-                    made[name] = state.full_like(param, value, place)
-                elif state.needs_cast(entry[name], param):
-                    made[name] = state.copy_for(param, entry[name], place)
+                    initial = group["initial_accumulator_value"]
+                    value = initial_value(form, name, self.rule.accumulator, initial)
+                    made[name] = state.full_like(param, value, self.rule.arrays.index(name), form)
+                elif state.needs_cast(entry[name], param, form):
+                    made |= state.copies_for(param, entry, name, form, self.rule.arrays)
+                    entry.pop(f"{name}{SCALE}", None)
             if self._is_shared:
                 self._share(made)
             entries[param] = {**entry, **made}
@@ -261,8 +267,9 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict`, or that of PyTorch's own class, returned.
 
-        State is copied. That of 16-bit parameters is float32. Either everything is loaded, or an error is raised and
-        this optimizer is unchanged. Entries under other names than this optimizer's are kept as they are.
+        State is copied, and stored as `state_dtype` says; that of 16-bit parameters is otherwise float32. Either
+        everything is loaded, or an error is raised and this optimizer is unchanged. Entries under other names than this
+        optimizer's are kept as they are.
 
         Raises:
             KeyError, TypeError: `state_dict` does not have the layout of a state dict, or a state is not a tensor of
@@ -314,8 +321,8 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
                 state.refuse_what_only_gpus_need(group)
             self._unpack(groups, entries)
             if not is_whole:
-                numbered = enumerate(self._with_names(self._pairs(groups)))
-                state.check_complete((number, entries.get(param), names) for number, (param, _, names) in numbered)
+                numbered = enumerate(self._with_formats(self._pairs(groups)))
+                state.check_complete((number, entries.get(param), tuple(f)) for number, (param, _, f) in numbered)
             self._check(groups, entries)
             super().__setstate__(new)
             if self.has_state_from_the_start:
@@ -323,6 +330,7 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
 
     def _unpack(self, groups: list[dict[str, Any]], entries: dict[Any, Any]) -> None:
         """Replace what PyTorch made of the loaded state by that state."""
+        formats_of = {param: formats for param, _, formats in self._with_formats(self._pairs(groups))}
         for key, carried in entries.items():
             if not isinstance(carried, state.Carried):
                 continue  # from a pickle: it may be in shared memory
@@ -330,6 +338,9 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
                 count = sum(len(group["params"]) for group in groups)
                 raise ValueError(f"state_dict: got state of parameter {key}, but there are {count}")
             is_state = isinstance(key, Tensor) and isinstance(carried.entry, Mapping)
-            entries[key] = state.unpacked(key, carried.entry, self.rule.state) if is_state else carried.entry
+            if is_state:
+                entries[key] = state.unpacked(key, carried.entry, self.rule.arrays, formats_of.get(key, {}))
+            else:
+                entries[key] = carried.entry
             if is_state and self._is_shared:
                 self._share(entries[key])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from rmsprop._core import rules
-from rmsprop._optimizer.types import Nonfinite
+from rmsprop._optimizer.types import Nonfinite, StateDType
 from rmsprop.torch.base import Optimizer, ParamsT
 
 
@@ -43,6 +43,10 @@ class RMSprop(Optimizer):
         nonfinite: what a step does if a gradient has a NaN or an infinity: "propagate" takes it, "skip" changes nothing
             and counts it in `skipped_steps`, "raise" raises a ValueError before anything is written.
         num_threads: maximum number of threads; None for `rmsprop.get_num_threads()`. The result does not depend on it.
+        state_dtype: how state is stored: None for the type of computation, "bfloat16" for half of float32's bytes, or
+            "8bit" for a quarter (not with `centered`). Both are rounded stochastically, without which an average would
+            no longer forget; see the page "Fewer bits". Parameters of float32, bfloat16 or float16 only.
+        seed: of stochastic rounding, an int from 0 to 2**53 - 1.
 
     Raises:
         TypeError: `params` has the wrong type, a tensor has an unsupported dtype, or a hyperparameter is not a number.
@@ -90,6 +94,8 @@ class RMSprop(Optimizer):
         clip_norm: float | None = None,
         nonfinite: Nonfinite = "propagate",
         num_threads: int | None = None,
+        state_dtype: StateDType = None,
+        seed: int = 0,
     ) -> None:
         super().__init__(params, locals())
 
@@ -122,6 +128,9 @@ class Adagrad(Optimizer):
         nonfinite: what a step does if a gradient has a NaN or an infinity: "propagate" takes it, "skip" changes nothing
             and counts it in `skipped_steps`, "raise" raises a ValueError before anything is written.
         num_threads: maximum number of threads; None for `rmsprop.get_num_threads()`. The result does not depend on it.
+        state_dtype: how the sum is stored: None for the type of computation, "bfloat16" for half of float32's bytes, or
+            "8bit" for a quarter, rounded stochastically; see `RMSprop`.
+        seed: of stochastic rounding, an int from 0 to 2**53 - 1.
 
     Raises:
         TypeError: `params` has the wrong type, a tensor has an unsupported dtype, or a hyperparameter is not a number.
@@ -163,5 +172,7 @@ class Adagrad(Optimizer):
         clip_norm: float | None = None,
         nonfinite: Nonfinite = "propagate",
         num_threads: int | None = None,
+        state_dtype: StateDType = None,
+        seed: int = 0,
     ) -> None:
         super().__init__(params, locals())

@@ -11,6 +11,11 @@ import torch
 from torch import Tensor
 
 from rmsprop._optimizer.allocation import CACHE_LINE, DISTANCES, LEAST_BYTES, PAGE
+from rmsprop._optimizer.storage import CODES, SCALE, blocks_of, encoded_8bit, in_full
+from rmsprop._stored import encode_bfloat16
+
+Formats = Mapping[str, str]
+"""How each state is stored that a group needs: see `rmsprop._optimizer.storage`."""
 
 PACKED = (torch.bfloat16, torch.float16)
 DOUBLE = (torch.float64, torch.complex128)
@@ -38,22 +43,23 @@ def carry(_: Any, state_dict: dict[str, Any]) -> dict[str, Any]:
 
 
 @torch.inference_mode(False)
-def unpacked(param: Tensor, entry: Mapping[Any, Any], names: tuple[str, ...]) -> dict[Any, Any]:
-    """Return a loaded entry: copies of the tensors in `names`, with the layout of `param`; all else is unchanged."""
+def unpacked(param: Tensor, entry: Mapping[Any, Any], names: tuple[str, ...], formats: Formats) -> dict[Any, Any]:
+    """Return a loaded entry: copies of the tensors in `names`, stored as `formats` say; all else is unchanged."""
     result = dict(entry)
     for name in ("step", *names):
         value = entry.get(name)
         if name == "step" and value is not None:
             result[name] = torch.as_tensor(value, dtype=torch.float64, device="cpu").clone()
-        elif isinstance(value, Tensor):
+        elif isinstance(value, Tensor) and not name.endswith(SCALE):
             check_kind(value, param, name)
-            result[name] = copy_for(param, value, names.index(name))
+            result |= copies_for(param, entry, name, formats.get(name), names)
     return result
 
 
 def check_kind(value: Tensor, param: Tensor, name: str) -> None:
     """Raise an error if a loaded tensor cannot be state of `param`."""
-    if value.is_complex() != param.is_complex() or not (value.is_complex() or value.is_floating_point()):
+    is_number = value.is_complex() or value.is_floating_point() or value.dtype == torch.uint8
+    if value.is_complex() != param.is_complex() or not is_number:
         raise TypeError(f"state_dict: {name!r} of {value.dtype} does not match its parameter's {param.dtype}")
     if value.shape != param.shape:
         raise ValueError(
@@ -104,51 +110,106 @@ def with_shape(params: Iterable[Tensor]) -> list[Tensor]:
     return [param for param in params if not isinstance(param, torch.nn.parameter.UninitializedTensorMixin)]
 
 
-def state_dtype(param: Tensor) -> torch.dtype:
-    """Return the dtype of a parameter's state."""
+def state_dtype(param: Tensor, form: str) -> torch.dtype:
+    """Return the dtype of a parameter's state in a format of `rmsprop._optimizer.storage`."""
+    if form == "bfloat16":
+        return torch.bfloat16
+    if form != "computed":
+        return torch.uint8
     return torch.float32 if param.dtype in PACKED else param.dtype
 
 
-def needs_cast(value: Any, param: Tensor) -> bool:
-    """Return whether this is state of a parameter that was cast after it was made, as `module.double()` does."""
-    return (
-        isinstance(value, Tensor)
-        and value.dtype != state_dtype(param)
+def needs_cast(value: Any, param: Tensor, form: str) -> bool:
+    """Return whether this is state of a parameter that was cast after it was made, or is to be stored otherwise now."""
+    if not isinstance(value, Tensor) or form == "scales":
+        return False
+    is_number = value.is_complex() or value.is_floating_point() or value.dtype == torch.uint8
+    return bool(
+        value.dtype != state_dtype(param, form)
         and value.shape == param.shape
         and value.is_complex() == param.is_complex()
-        and (value.is_complex() or value.is_floating_point())
+        and is_number
     )
 
 
-def without_casts(param: Tensor, entry: Any) -> Any:
+def without_casts(param: Tensor, entry: Any, formats: Formats) -> Any:
     """Return an entry without state that the next step will cast."""
     if not isinstance(entry, dict):
         return entry
-    return {name: value for name, value in entry.items() if not needs_cast(value, param)}
+    cast = {name for name, value in entry.items() if needs_cast(value, param, formats.get(name, "computed"))}
+    return {name: value for name, value in entry.items() if name not in cast | {f"{name}{SCALE}" for name in cast}}
 
 
-def copy_for(param: Tensor, value: Tensor, place: int) -> Tensor:
-    """Return a copy of a state in the dtype and the layout of a parameter's."""
+def copies_for(
+    param: Tensor, entry: Mapping[Any, Any], name: str, form: str | None, names: tuple[str, ...]
+) -> dict[str, Tensor]:
+    """Return a copy of a state in the layout of a parameter, with its scales if it has any.
+
+    Args:
+        param: the parameter.
+        entry: its state.
+        name: that of the state to copy.
+        form: how to store it; None for how it is stored now.
+        names: of all state that there may be.
+    """
+    value, scale = entry[name], name + SCALE
+    form = form or _form_of(value, name)
+    place = names.index(name)
     with torch.no_grad(), torch._C.DisableTorchFunction():
-        return _empty_like(param, place).copy_(value)
+        is_stored_so = (value.dtype == torch.uint8) == (form in CODES)
+        if is_stored_so and form not in CODES:
+            return {name: _empty_like(param, place, form).copy_(value)}
+        if is_stored_so:
+            return {
+                name: _empty_like(param, place, form).copy_(value),
+                scale: torch.empty(blocks_of(param.numel()), dtype=torch.uint8).copy_(_scales_in(entry, name, param)),
+            }
+        plain = value.detach().as_subclass(Tensor).cpu()
+        if form not in CODES:
+            arrays = {name: plain.contiguous().numpy(), scale: _scales_in(entry, name, param).numpy()}
+            return {name: _empty_like(param, place, form).copy_(torch.from_numpy(in_full(arrays, name)))}
+        codes, scales = encoded_8bit(plain.float().contiguous().numpy(), form)
+        return {name: _empty_like(param, place, form).copy_(torch.from_numpy(codes)), scale: torch.from_numpy(scales)}
 
 
-def full_like(param: Tensor, value: float, place: int) -> Tensor:
+def _form_of(value: Tensor, name: str) -> str:
+    """Return how state is stored that the hyperparameters do not need at the moment."""
+    if value.dtype != torch.uint8:
+        return "computed"
+    return "signed8" if name == "momentum_buffer" else "unsigned8"
+
+
+def _scales_in(entry: Mapping[Any, Any], name: str, param: Tensor) -> Tensor:
+    """Return the scales of 8-bit state, or raise an error that says what is wrong with them."""
+    scales, wanted = entry.get(name + SCALE), blocks_of(param.numel())
+    if not isinstance(scales, Tensor) or scales.dtype != torch.uint8 or tuple(scales.shape) != (wanted,):
+        found = f"{scales.dtype} of shape {tuple(scales.shape)}" if isinstance(scales, Tensor) else "none"
+        raise ValueError(
+            f"state_dict: {name!r} of torch.uint8 needs {name + SCALE!r}, torch.uint8 of shape ({wanted},), got {found}"
+        )
+    plain: Tensor = scales.detach().as_subclass(Tensor).cpu().contiguous()
+    return plain
+
+
+def full_like(param: Tensor, value: float, place: int, form: str) -> Tensor:
     """Return new state of a parameter; `place` is the index of its name."""
     with torch._C.DisableTorchFunction():  # of modes, such as that of a default device, which make other tensors
-        state = _empty_like(param, place)
+        if form == "scales":
+            state = torch.empty(blocks_of(param.numel()), dtype=torch.uint8, device="cpu")
+        else:
+            state = _empty_like(param, place, form)
         _fill(state, value)
     return state
 
 
-def _empty_like(param: Tensor, place: int) -> Tensor:
+def _empty_like(param: Tensor, place: int, form: str) -> Tensor:
     """Return memory for state, with the parameter's shape and layout, but not its class.
 
     Large tensors are in mapped memory, all at the same offset in a page, which is the worst case for a step: see
     `rmsprop._optimizer.allocation`. So state begins at another offset in a storage that is larger by a page.
     """
     plain = param.detach().as_subclass(Tensor)
-    dtype = state_dtype(param)
+    dtype = state_dtype(param, form)
     if plain.numel() * dtype.itemsize < LEAST_BYTES:
         return torch.empty_like(plain, dtype=dtype, memory_format=torch.preserve_format)
     strides = torch.empty_like(plain, dtype=dtype, device="meta", memory_format=torch.preserve_format).stride()
@@ -170,4 +231,9 @@ def _fill(dense: Tensor, value: float) -> None:
     if not (dense.device.type == "cpu" and begin <= dense.data_ptr() and dense.data_ptr() + dense.nbytes <= end):
         raise RuntimeError(f"state: a mode of PyTorch made {dense.device.type} memory that is not the tensor's")
     memory = (ctypes.c_byte * dense.nbytes).from_address(dense.data_ptr())
-    np.frombuffer(memory, np.float64 if dense.dtype in DOUBLE else np.float32).fill(value)
+    if dense.dtype == torch.bfloat16:
+        np.frombuffer(memory, np.uint16).fill(encode_bfloat16(np.array([value], np.float32))[0])
+    elif dense.dtype == torch.uint8:
+        np.frombuffer(memory, np.uint8).fill(int(value))
+    else:
+        np.frombuffer(memory, np.float64 if dense.dtype in DOUBLE else np.float32).fill(value)
