@@ -264,7 +264,8 @@ void Group::read(const Rule& rule, Naming naming, const py::object& dict, const 
   clip_norm_ = values_[rule.clip_norm()];
   state_needed_ = rule.info().state_needed(values_);
   const Storage storage = rule.info().storage(values_);
-  state_types_ = {storage.state_dtype};
+  storage_types_ = {storage.state_dtype, storage.master_weights == MasterWeights::split, storage.stochastic_rounding,
+                    std::isfinite(storage.ema_decay)};
   seed_ = storage.seed;
   differs_between_steps_ = rule.info().depends_on_step(values_);
   t_ = 0;

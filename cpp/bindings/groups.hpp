@@ -77,7 +77,7 @@ class Group {
   double clip_norm() const { return clip_norm_; }
 
   // How state is stored, and the random bits of a parameter's step.
-  const StateTypes& state_types() const { return state_types_; }
+  const StorageTypes& storage_types() const { return storage_types_; }
   std::uint64_t random(std::int64_t t, std::int64_t parameter) const { return random_key(seed_, t, parameter); }
 
   // As bits by operand.
@@ -111,7 +111,7 @@ class Group {
   double grad_scale_ = 1.0;
   double clip_norm_ = std::numeric_limits<double>::infinity();
   unsigned state_needed_ = 0;
-  StateTypes state_types_;
+  StorageTypes storage_types_;
   std::uint64_t seed_ = 0;
   bool differs_between_steps_ = false;
   Update update_ = {};  // made for step `t_`

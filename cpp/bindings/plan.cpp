@@ -25,7 +25,7 @@ bool is_same_written(const Tensor& a, const Tensor& b) {
 bool is_same(const Layout& a, const Layout& b) {
   if (a.ndim != b.ndim || a.dense != b.dense) return false;
   if (!std::equal(a.shape.begin(), a.shape.begin() + a.ndim, b.shape.begin())) return false;
-  for (int operand = 0; operand < operand_count; ++operand) {
+  for (int operand = 0; operand < elementwise_count; ++operand) {
     const auto& strides = a.strides[operand];
     if (!std::equal(strides.begin(), strides.begin() + a.ndim, b.strides[operand].begin())) return false;
   }
@@ -51,7 +51,7 @@ bool Plan::put(std::size_t i, const Tensor& tensor) {
 
 // The fast path.
 bool Plan::describe_ordinary(std::size_t i, const Group& group, Tensor& tensor) const {
-  return group.state_types().is_ordinary() && bindings::describe_ordinary(gathered_.objects()[i], tensor);
+  return group.storage_types().is_ordinary() && bindings::describe_ordinary(gathered_.objects()[i], tensor);
 }
 
 std::optional<Refused> Plan::look_at_all(const Source& source, std::vector<Group>& groups, bool everything) {
@@ -91,13 +91,13 @@ std::optional<Refused> Plan::look_at_all(const Source& source, std::vector<Group
 // The general path: finds every problem of an array, and accepts any layout.
 std::optional<Refused> Plan::describe_any(std::size_t i, const Group& group, Tensor& tensor) {
   const Objects& objects = gathered_.objects()[i];
-  const StateTypes& types = group.state_types();
+  const StorageTypes& types = group.storage_types();
   std::array<View, array_count> views = {};
   for (const Operand operand : operands) {
     if (objects[operand] == nullptr) continue;
     View& view = views[operand];
     auto problem = look(objects[operand], view, operand);
-    if (!problem && operand == param) problem = problem_with_state_of(view, types);
+    if (!problem && operand == param) problem = problem_with_storage_of(view, types);
     if (!problem && operand != param) problem = problem_beside(views[param], view, operand, types);
     if (!problem && operand != grad) problem = problem_with_writing(view);
     if (problem) return Refused{std::move(*problem), {i, operand}};
@@ -105,9 +105,9 @@ std::optional<Refused> Plan::describe_any(std::size_t i, const Group& group, Ten
   }
   tensor.size = views[param].size();
   tensor.dtype = views[param].type().dtype;
-  tensor.packing[param] = views[param].type().packing;
-  tensor.packing[grad] = views[grad] ? views[grad].type().packing : tensor.packing[param];
-  for (int operand = square_avg; operand < operand_count; ++operand) {
+  tensor.packing[param] = param_packing(views[param], types);
+  tensor.packing[grad] = views[views[grad] ? grad : param].type().packing;
+  for (int operand = square_avg; operand < elementwise_count; ++operand) {
     if (views[operand]) tensor.packing[operand] = state_packing(types.state_dtype, operand);
   }
   if (tensor.size > 0) keep_layout(i, views, tensor);
@@ -118,7 +118,7 @@ std::optional<Refused> Plan::describe_any(std::size_t i, const Group& group, Ten
 // the same object, by which the tensor is recognized.
 void Plan::keep_layout(std::size_t i, std::span<const View> views, Tensor& tensor) {
   Layout layout;
-  for (int operand = 0; operand < operand_count; ++operand) {
+  for (int operand = 0; operand < elementwise_count; ++operand) {
     if (views[operand]) bindings::describe(views[operand], layout, operand);
   }
   if (normalize(layout, tensor)) return;

@@ -215,7 +215,7 @@ py::tuple Stepper::state_names(const py::object& group) const { return py::tuple
 namespace {
 
 const char* name_of(StateDType state_dtype, Operand operand) {
-  if (operand >= operand_count) return "scales";
+  if (operand >= elementwise_count) return "scales";
   switch (state_packing(state_dtype, operand)) {
     case Packing::stochastic_bfloat16:
       return "bfloat16";
@@ -223,6 +223,8 @@ const char* name_of(StateDType state_dtype, Operand operand) {
       return "unsigned8";
     case Packing::signed8:
       return "signed8";
+    case Packing::lower_half:
+      return "lower_half";
     default:
       return "computed";
   }
@@ -267,7 +269,7 @@ class Hold {
 
 // Messages refer to it, so it must be static.
 const char* known_call(std::string_view what) {
-  constexpr std::array<const char*, 5> calls = {"step", "load", "load_state_dict", "save", "add_param_group"};
+  constexpr std::array calls = {"step", "load", "load_state_dict", "save", "add_param_group", "ema_weights"};
   const auto call = std::find(calls.begin(), calls.end(), what);
   return call == calls.end() ? "another call" : *call;
 }

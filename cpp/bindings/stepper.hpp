@@ -56,7 +56,7 @@ class Stepper {
   py::tuple state_names(const py::object& group) const;
 
   // By these names, how each is stored: "computed" for the compute type of a parameter, "bfloat16", "unsigned8" or
-  // "signed8", or "scales" of one that is.
+  // "signed8", "scales" of one that is, or "lower_half".
   py::dict state_formats(const py::object& group) const;
 
   // What a step does if a gradient is not finite: "propagate", "skip" or "raise".

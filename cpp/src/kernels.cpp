@@ -80,18 +80,27 @@ Formula<T> formula_of(const Update& update) {
   return formulas<T>[update.prepares_grad || update.decays_param ? 1 : 0][static_cast<int>(update.rule)];
 }
 
+template <class T>
+void average(T* __restrict ema, const T* __restrict w, std::int64_t n, const Scalars<T>& c) {
+  for (std::int64_t i = 0; i < n; ++i) ema[i] = averaged(ema[i], w[i], c);
+}
+
 // Room for buffers: six of 128 doubles; and, where tiles are whole blocks, all that there may be of one block each.
 constexpr std::size_t step_bytes = 6 << 10;
-constexpr std::size_t step_bytes_of_blocks = 8 * block_size * sizeof(float);
+constexpr std::size_t step_bytes_of_blocks = 9 * block_size * sizeof(float);
 
 template <class T, std::size_t bytes>
 void step_tiles(const Tensor& tensor, std::int64_t begin, std::int64_t end) {
-  const Formula<T> formula = formula_of<T>(*tensor.update);
-  constexpr unsigned all_operands = (1u << operand_count) - 1;
+  const Update& update = *tensor.update;
+  const Formula<T> formula = formula_of<T>(update);
+  const Scalars<T> c(update.coefficients);
+  constexpr unsigned all_operands = (1u << tile_count) - 1;
   Tiles<T, bytes> tiles(tensor, all_operands, begin);
   for (std::int64_t i = begin; i < end; i += tiles.size()) {
     const std::int64_t n = end - i < tiles.size() ? end - i : tiles.size();
-    formula(tiles.read(n), n, *tensor.update);
+    const Tile<T>& tile = tiles.read(n);
+    formula(tile, n, update);
+    if (update.averages_param) average(tile[ema], tile[param], n, c);
     tiles.write_back(n);
     tiles.advance(n);
   }
@@ -112,7 +121,7 @@ Tile<T> whole_tile(const Tensor& tensor, std::int64_t begin, std::index_sequence
 
 template <class T>
 void step_range(const Tensor& tensor, std::int64_t begin, std::int64_t end) noexcept {
-  if (!is_plain(tensor)) {
+  if (!is_plain(tensor) || tensor.update->averages_param) {
     const bool blocks = tensor.has_blocks();
     return (blocks ? step_tiles<T, step_bytes_of_blocks> : step_tiles<T, step_bytes>)(tensor, begin, end);
   }

@@ -42,7 +42,7 @@ void merge_dimensions(Layout& layout, const Tensor& tensor) {
   int last = 0;
   for (int d = 1; d < layout.ndim; ++d) {
     const bool mergeable = [&] {
-      for (int operand = 0; operand < operand_count; ++operand) {
+      for (int operand = 0; operand < elementwise_count; ++operand) {
         const auto& strides = layout.strides[operand];
         if (tensor.data[operand] != nullptr && strides[last] != layout.shape[d] * strides[d]) return false;
       }
@@ -75,12 +75,12 @@ bool finish(Layout& layout, const Tensor& tensor) {
   if (layout.ndim == 0) {  // a single element; traversal needs at least one dimension
     layout.ndim = 1;
     layout.shape[0] = 1;
-    for (int operand = 0; operand < operand_count; ++operand) {
+    for (int operand = 0; operand < elementwise_count; ++operand) {
       layout.strides[operand][0] = tensor.item_size_of(operand);
     }
   }
   bool all_dense = true;
-  for (int operand = 0; operand < operand_count; ++operand) {
+  for (int operand = 0; operand < elementwise_count; ++operand) {
     layout.dense[operand] = tensor.data[operand] == nullptr || is_dense(layout, tensor, operand);
     all_dense = all_dense && layout.dense[operand];
   }

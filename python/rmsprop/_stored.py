@@ -20,6 +20,7 @@ RANDOM_BITS = {
     "sum": (0, 0),
     "grad_avg": (1, 16),
     "momentum_buffer": (1, 0),
+    "ema": (2, 0),
 }
 """Which hash has the 16 random bits of an operand, and from which of its bits on: one hash serves two operands."""
 
@@ -75,6 +76,20 @@ def encode_bfloat16(numbers: NDArray[np.float32], random: Words | None = None) -
     rounding = np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1)) if random is None else random
     rounded = np.where(np.isnan(numbers), bits | np.uint32(0x400000), bits + rounding)
     return (rounded >> np.uint32(16)).astype(np.uint16)
+
+
+def decode_split(upper: NDArray[np.uint16], lower: NDArray[np.int16]) -> NDArray[np.float32]:
+    """Return the float32 numbers whose two halves these are."""
+    return as_numbers((upper.astype(np.int64) << 16) + lower.astype(np.int64))
+
+
+def encode_split(numbers: NDArray[np.float32]) -> tuple[NDArray[np.uint16], NDArray[np.int16]]:
+    """Return numbers as bfloat16, nearest, ties away from zero, and what these lack, which has 16 bits and a sign."""
+    bits = numbers.view(np.uint32).astype(np.int64)
+    is_nan = np.isnan(numbers)
+    upper = np.where(is_nan, bits | 0x400000, bits + 0x8000) >> 16
+    lower = np.where(is_nan, 0, bits - (upper << 16))
+    return upper.astype(np.uint16), lower.astype(np.int16)
 
 
 # ---- 8 bits ----------------------------------------------------------------------------------------------------------
@@ -167,11 +182,12 @@ def decoded(array: Array, scales: NDArray[np.uint8] | None, signed: bool) -> Arr
 def stores_fewer_bits(accumulator: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
     """Make a rule decode arrays in fewer bits before it is applied, and encode them afterwards.
 
-    The rule then also takes `seed` and `parameter`, the number of the parameter, and `<name>_scale` for uint8 state.
-    State is rounded stochastically, parameters to nearest.
+    The rule then also takes `seed` and `parameter`, the number of the parameter, `<name>_scale` for uint8 state,
+    `param_low` for a parameter that is split, and `ema` with `ema_decay` for the average of the weights. State is
+    rounded stochastically, parameters to nearest unless `stochastic_rounding` is True.
     """
     positional = ("param", "grad", accumulator)
-    written = ("param", accumulator, "grad_avg", "momentum_buffer")
+    written = ("param", accumulator, "grad_avg", "momentum_buffer", "ema")
 
     def decorate(rule: Callable[P, None]) -> Callable[P, None]:
         @wraps(rule)
@@ -179,28 +195,52 @@ def stores_fewer_bits(accumulator: str) -> Callable[[Callable[P, None]], Callabl
             given: dict[str, Any] = {**dict(zip(positional, args, strict=False)), **kwargs}
             key = random_key(given.pop("seed", 0), given.get("step", 1), given.pop("parameter", 0))
             scales = {name: given.pop(f"{name}_scale", None) for name in written}
+            low, decay = given.pop("param_low", None), given.pop("ema_decay", None)
+            rounds_param = given.pop("stochastic_rounding", False)
             arrays = {name: given[name] for name in (*written, "grad") if isinstance(given.get(name), np.ndarray)}
             with np.errstate(all="ignore"):
                 numbers = {
                     name: decoded(array, scales.get(name), name == "momentum_buffer") for name, array in arrays.items()
                 }
+                if low is not None:
+                    numbers["param"] = decode_split(param_words(arrays["param"]), low.reshape(-1)).reshape(low.shape)
+                average = numbers.pop("ema", None)
+                given.pop("ema", None)
                 rule(**{**given, **numbers})  # type: ignore[call-arg]
+                if average is not None:
+                    w = numbers["param"]
+                    scalar = w.real.dtype.type
+                    numbers["ema"] = scalar(decay) * average + scalar(1.0 - decay) * w
+                    if is_computed(arrays["ema"]):
+                        arrays["ema"][...] = numbers["ema"]
                 for name, array in arrays.items():
-                    if name != "grad" and not is_computed(array):
-                        store(array, scales[name], numbers[name], name, key)
+                    if name == "param" and low is not None:
+                        flat = np.ascontiguousarray(numbers[name]).reshape(-1)
+                        upper, lower = encode_split(flat)
+                        array[...] = upper.view(array.dtype).reshape(array.shape)
+                        low[...] = lower.reshape(low.shape)
+                    elif name != "grad" and not is_computed(array):
+                        is_nearest = name == "param" and not rounds_param
+                        store(array, scales[name], numbers[name], name, None if is_nearest else key)
 
         return rule_for_any
 
     return decorate
 
 
-def store(array: Array, scales: Any, numbers: Array, operand: str, key: int) -> None:
-    """Write numbers into an array of fewer bits, and the scales of its blocks."""
+def param_words(param: Array) -> NDArray[np.uint16]:
+    """Return the upper halves that a split parameter has."""
+    words: NDArray[np.uint16] = param.reshape(-1).view(np.uint16)
+    return words
+
+
+def store(array: Array, scales: Any, numbers: Array, operand: str, key: int | None) -> None:
+    """Write numbers into an array of fewer bits, and the scales of its blocks; without a key, rounded to nearest."""
     flat = np.ascontiguousarray(numbers).reshape(-1)
     if array.dtype == np.float16:
         array[...] = numbers
         return
-    random = None if operand == "param" else random_bits(key, operand, np.arange(flat.size, dtype=np.uint64))
+    random = None if key is None else random_bits(key, operand, np.arange(flat.size, dtype=np.uint64))
     if is_bfloat16(array):
         array[...] = encode_bfloat16(flat, random).view(array.dtype).reshape(array.shape)
     elif random is not None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from rmsprop._core import Naming, Stepper, rules
-from rmsprop._optimizer.types import Items, SharesMemory, StateDType
+from rmsprop._optimizer.types import Items, MasterWeights, SharesMemory, StateDType
 
 Array = SharesMemory
 Arrays = Array | Items[Array]
@@ -46,6 +46,11 @@ def rmsprop_(
     grad_avg: Arrays | None = None,
     momentum_buffer: Arrays | None = None,
     state_dtype: StateDType = None,
+    master_weights: MasterWeights = None,
+    stochastic_rounding: bool = False,
+    ema_decay: float | None = None,
+    ema: Arrays | None = None,
+    param_low: Arrays | None = None,
     square_avg_scale: Arrays | None = None,
     momentum_buffer_scale: Arrays | None = None,
     seed: int = 0,
@@ -88,6 +93,12 @@ def rmsprop_(
         momentum_buffer: like `param`; updated in place.
         state_dtype: how state is stored: None for the type of computation, "bfloat16" or "8bit" (then state is of
             uint8), rounded stochastically.
+        master_weights: "split" for a `param` of bfloat16 that is the upper half of a float32: a run has the bits of one
+            with float32 parameters.
+        stochastic_rounding: round a `param` of bfloat16 stochastically, and not to nearest.
+        ema_decay: from 0 to 1: after the step, `ema = ema_decay * ema + (1 - ema_decay) * param`; None for no average.
+        ema: with `ema_decay`, stored like other state; a copy of `param` at first, updated in place.
+        param_low: with `master_weights`, int16, like `param`; zeros at first, updated in place.
         square_avg_scale: with "8bit", uint8, one for each 256 elements, zeros at first; updated in place.
         momentum_buffer_scale: the same for `momentum_buffer`.
         seed: of stochastic rounding, from 0 to 2**53 - 1: random bits depend on it, on `step`, on the place of the
@@ -129,6 +140,11 @@ def adagrad_(
     clip_value: float | None = None,
     clip_norm: float | None = None,
     state_dtype: StateDType = None,
+    master_weights: MasterWeights = None,
+    stochastic_rounding: bool = False,
+    ema_decay: float | None = None,
+    ema: Arrays | None = None,
+    param_low: Arrays | None = None,
     sum_scale: Arrays | None = None,
     seed: int = 0,
     step: int = 1,
@@ -161,6 +177,12 @@ def adagrad_(
             disables this.
         state_dtype: how the sum is stored: None for the type of computation, "bfloat16" or "8bit" (then it is of
             uint8), rounded stochastically.
+        master_weights: "split" for a `param` of bfloat16 that is the upper half of a float32: a run has the bits of one
+            with float32 parameters.
+        stochastic_rounding: round a `param` of bfloat16 stochastically, and not to nearest.
+        ema_decay: from 0 to 1: after the step, `ema = ema_decay * ema + (1 - ema_decay) * param`; None for no average.
+        ema: with `ema_decay`, stored like other state; a copy of `param` at first, updated in place.
+        param_low: with `master_weights`, int16, like `param`; zeros at first, updated in place.
         sum_scale: with "8bit", uint8, one for each 256 elements, zeros at first; updated in place.
         seed: of stochastic rounding, from 0 to 2**53 - 1: random bits depend on it, on `step`, on the place of the
             array in a list and on the index of the element. Calls for several parameters need a seed each.

@@ -153,7 +153,9 @@ def rmsprop_(
 ) -> None:
     """Take one RMSprop step in place. Arguments as for `rmsprop.functional.rmsprop_`, one array each.
 
-    Instead of `clip_norm` it takes what the function `clip_scale` returns for it.
+    It also takes the arguments of storage in fewer bits, but finds `state_dtype` and `master_weights` from the arrays;
+    `parameter` is the number that an array has among others. Instead of `clip_norm` it takes what the function
+    `clip_scale` returns for it.
     """
     if centered and grad_avg is None:
         raise ValueError("grad_avg: got None, wanted an array, since centered is True")
@@ -221,7 +223,9 @@ def adagrad_(
 ) -> None:
     """Take one Adagrad step in place. Arguments as for `rmsprop.functional.adagrad_`, one array each.
 
-    Instead of `clip_norm` it takes what the function `clip_scale` returns for it.
+    It also takes the arguments of storage in fewer bits, but finds `state_dtype` and `master_weights` from the arrays;
+    `parameter` is the number that an array has among others. Instead of `clip_norm` it takes what the function
+    `clip_scale` returns for it.
     """
     scalar = param.dtype.type
     with np.errstate(all="ignore"):

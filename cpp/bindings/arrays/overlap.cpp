@@ -35,14 +35,14 @@ bool are_apart_by_spacing(const Area& a, const Area& b) {
 
 // In elements; scales are dense, whatever the layout.
 std::int64_t length_of(const Tensor& tensor, Operand operand) {
-  return operand < operand_count ? tensor.size : blocks_of(tensor.size);
+  return operand < elementwise_count ? tensor.size : blocks_of(tensor.size);
 }
 
 py::array as_numpy(const Tensor& tensor, Operand operand) {
   const std::int64_t item = tensor.item_size_of(operand);
   std::vector<py::ssize_t> shape = {length_of(tensor, operand)};
   std::vector<py::ssize_t> strides = {item};
-  if (const Layout* layout = operand < operand_count ? tensor.layout : nullptr) {
+  if (const Layout* layout = operand < elementwise_count ? tensor.layout : nullptr) {
     const auto& own = layout->strides[operand];
     shape.assign(layout->shape.begin(), layout->shape.begin() + layout->ndim);
     strides.assign(own.begin(), own.begin() + layout->ndim);
@@ -104,7 +104,7 @@ Area area_of(const Tensor& tensor, ArrayId id) {
   area.id = id;
   area.begin = reinterpret_cast<std::uintptr_t>(tensor.data[id.operand]);
   area.width = static_cast<std::uintptr_t>(item);
-  if (tensor.layout == nullptr || id.operand >= operand_count) {
+  if (tensor.layout == nullptr || id.operand >= elementwise_count) {
     area.width *= static_cast<std::uintptr_t>(length_of(tensor, id.operand));
     area.end = area.begin + area.width;
     return area;

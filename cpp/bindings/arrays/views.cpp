@@ -18,18 +18,20 @@ constexpr int flag_aligned = 0x100;
 constexpr int flag_writeable = 0x400;
 
 // The types of arrays that are accepted: NumPy's, and one that other packages add to NumPy.
-constexpr std::array<const char*, 6> type_names = {"float32", "float64", "complex64", "complex128", "float16", "uint8"};
-constexpr std::array<ElementType, 6> element_types = {{{DType::float32, Packing::none, false},
+constexpr std::array<const char*, 7> type_names = {"float32", "float64", "complex64", "complex128",
+                                                   "float16", "uint8",   "int16"};
+constexpr std::array<ElementType, 7> element_types = {{{DType::float32, Packing::none, false},
                                                        {DType::float64, Packing::none, false},
                                                        {DType::float32, Packing::none, true},
                                                        {DType::float64, Packing::none, true},
                                                        {DType::float32, Packing::float16, false},
-                                                       {DType::float32, Packing::unsigned8, false}}};
+                                                       {DType::float32, Packing::unsigned8, false},
+                                                       {DType::float32, Packing::lower_half, false}}};
 constexpr ElementType bfloat16_type = {DType::float32, Packing::bfloat16, false};
 constexpr const char* accepted_types = "float32, float64, complex64, complex128, bfloat16 or float16";
 
 // Objects that NumPy keeps until the process ends.
-std::array<PyObject*, 6> descriptors = {};  // one for each of NumPy's types, in the machine's byte order
+std::array<PyObject*, 7> descriptors = {};  // one for each of NumPy's types, in the machine's byte order
 PyObject* int64_descriptor = nullptr;
 PyTypeObject* scalar_type = nullptr;
 
@@ -80,6 +82,7 @@ std::optional<ElementType> element_type_of(const dlpack::DataType& type) {
   if (is(dlpack::bfloat, 16)) return bfloat16_type;
   if (is(dlpack::real, 16)) return ElementType{DType::float32, Packing::float16, false};
   if (is(dlpack::unsigned_int, 8)) return ElementType{DType::float32, Packing::unsigned8, false};
+  if (is(dlpack::signed_int, 16)) return ElementType{DType::float32, Packing::lower_half, false};
   return std::nullopt;
 }
 
@@ -110,9 +113,13 @@ bool is_canonical(const dlpack::Tensor& tensor) {
   return true;
 }
 
-// Bytes are no numbers that a parameter or a gradient could have.
+// Parameters and gradients are numbers, and not parts or codes of some.
+bool is_number(const ElementType& type) {
+  return type.packing != Packing::unsigned8 && type.packing != Packing::lower_half;
+}
+
 bool is_accepted(const std::optional<ElementType>& type, Operand operand) {
-  return type && (operand > grad || type->packing != Packing::unsigned8);
+  return type && (operand > grad || is_number(*type));
 }
 
 std::optional<Problem> look_at_foreign(PyObject* object, View& view, Operand operand) {
@@ -137,6 +144,7 @@ std::string shape_text(const View& view) {
 
 std::string type_text(ElementType type) {
   if (type.packing == Packing::unsigned8) return "uint8";
+  if (type.packing == Packing::lower_half) return "int16";
   if (type.packing != Packing::none) return type.packing == Packing::bfloat16 ? "bfloat16" : "float16";
   return type_names[(type.is_complex ? 2 : 0) + (type.dtype == DType::float64 ? 1 : 0)];
 }
@@ -261,15 +269,16 @@ std::optional<Problem> problem_with_writing(const View& view) {
 
 namespace {
 
-ElementType state_type(ElementType param, Operand operand, const StateTypes& types) {
-  if (operand >= operand_count) return {param.dtype, Packing::unsigned8, false};
+ElementType state_type(ElementType param, Operand operand, const StorageTypes& types) {
+  if (operand >= elementwise_count) return {param.dtype, Packing::unsigned8, false};
   const Packing packing = state_packing(types.state_dtype, operand);
+  if (packing == Packing::lower_half) return {param.dtype, packing, false};
   if (packing == Packing::none) return {param.dtype, Packing::none, param.is_complex};
   return {param.dtype, has_scales(packing) ? Packing::unsigned8 : Packing::bfloat16, false};
 }
 
 // A gradient has any type that is computed as its parameter is.
-bool fits(ElementType param, ElementType type, Operand operand, const StateTypes& types) {
+bool fits(ElementType param, ElementType type, Operand operand, const StorageTypes& types) {
   if (operand == grad) return type.dtype == param.dtype && type.is_complex == param.is_complex;
   return type == state_type(param, operand, types);
 }
@@ -292,27 +301,48 @@ std::optional<Problem> problem_with_scales(const View& param, const View& view) 
 
 }  // namespace
 
-std::optional<Problem> problem_with_state_of(const View& param, const StateTypes& types) {
-  if (types.is_ordinary() || (param.type().dtype == DType::float32 && !param.type().is_complex)) return std::nullopt;
-  return value_problem("got " + type_text(param.type()) + " with state_dtype " + name_of(types.state_dtype) +
-                       ", wanted float32, bfloat16 or float16; with state_dtype None, which a group of its own can "
-                       "have, its state is of its own type");
+std::optional<Problem> problem_with_storage_of(const View& param, const StorageTypes& types) {
+  const ElementType type = param.type();
+  const bool is_float32 = type.dtype == DType::float32 && !type.is_complex;
+  if (types.state_dtype != StateDType::computed && !is_float32) {
+    return value_problem("got " + type_text(type) + " with state_dtype " + name_of(types.state_dtype) +
+                         ", wanted float32, bfloat16 or float16; with state_dtype None, which a group of its own can "
+                         "have, its state is of its own type");
+  }
+  if (types.is_split && type != bfloat16_type) {
+    return value_problem("got " + type_text(type) +
+                         " with master_weights 'split', wanted bfloat16; a group of its own can have master_weights "
+                         "None");
+  }
+  if (types.is_stochastic && type.packing == Packing::float16) {
+    return value_problem(
+        "got float16 with stochastic_rounding True, wanted bfloat16; a group of its own can have stochastic_rounding "
+        "False");
+  }
+  return std::nullopt;
 }
 
-std::optional<Problem> problem_beside(const View& param, const View& view, Operand operand, const StateTypes& types) {
+Packing param_packing(const View& param, const StorageTypes& types) {
+  const Packing packing = param.type().packing;
+  if (packing != Packing::bfloat16) return packing;
+  if (types.is_split) return Packing::split;
+  return types.is_stochastic ? Packing::stochastic_bfloat16 : packing;
+}
+
+std::optional<Problem> problem_beside(const View& param, const View& view, Operand operand, const StorageTypes& types) {
   const ElementType of_param = param.type();
   if (!fits(of_param, view.type(), operand, types)) {
     std::string what = "dtype " + type_text(view.type()) + " does not match {param} " + type_text(of_param);
     if (operand == grad) return type_problem(std::move(what));
     const ElementType wanted = state_type(of_param, operand, types);
     if (wanted != of_param) what += ", whose state is " + type_text(wanted);
-    if (!types.is_ordinary() || view.type().packing != Packing::none) {
+    if (types.state_dtype != StateDType::computed || !is_number(view.type())) {
       what += std::string(" with state_dtype ") + name_of(types.state_dtype) +
               " (a new optimizer makes such state, or takes it from a state dict)";
     }
     return type_problem(std::move(what));
   }
-  if (operand >= operand_count) return problem_with_scales(param, view);
+  if (operand >= elementwise_count) return problem_with_scales(param, view);
   if (!view.same_shape(param)) {
     return value_problem("shape " + shape_text(view) + " does not match {param} " + shape_text(param));
   }
@@ -366,9 +396,7 @@ bool describe_ordinary_foreign(std::span<PyObject* const, array_count> objects, 
   if (!look_through_api(objects[param], first)) return false;
   const dlpack::Tensor& like = first.tensor;
   const auto type = element_type_of(like.dtype);
-  if (!type || type->is_complex || type->packing == Packing::unsigned8 || !is_in_cpu_memory(like) ||
-      !is_canonical(like))
-    return false;
+  if (!type || type->is_complex || !is_number(*type) || !is_in_cpu_memory(like) || !is_canonical(like)) return false;
   std::int64_t size = 1;
   for (int d = 0; d < like.ndim; ++d) size *= like.shape[d];
   const auto has_memory = [&](int operand, const dlpack::Tensor& array, std::int64_t item) {

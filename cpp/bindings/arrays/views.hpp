@@ -25,11 +25,15 @@ struct ElementType {
   bool operator==(const ElementType& other) const = default;
 };
 
-// How the group of a parameter stores what belongs to it.
-struct StateTypes {
+// How the group of a parameter stores it and what belongs to it.
+struct StorageTypes {
   StateDType state_dtype = StateDType::computed;
+  bool is_split = false;
+  bool is_stochastic = false;  // its parameters of bfloat16
+  bool has_ema = false;
 
-  bool is_ordinary() const { return state_dtype == StateDType::computed; }
+  // All state has the compute type of the parameter, and there is none but that of a formula.
+  bool is_ordinary() const { return state_dtype == StateDType::computed && !is_split && !is_stochastic && !has_ema; }
 };
 
 // An array whose element type has been checked. Shape and strides are the array's own memory, so a view shows
@@ -89,15 +93,18 @@ bool is_viewable(PyObject* object);
 // types. State may also be of bytes. Returns the problem with any other object.
 std::optional<Problem> look(PyObject* object, View& view, Operand operand);
 
-// The problem with a parameter whose state cannot be stored in this way.
-std::optional<Problem> problem_with_state_of(const View& param, const StateTypes& types);
+// The problem with a parameter that cannot be stored in this way, or its state.
+std::optional<Problem> problem_with_storage_of(const View& param, const StorageTypes& types);
+
+// The storage format of a parameter.
+Packing param_packing(const View& param, const StorageTypes& types);
 
 // The problem with an array that is to be updated in place: it is read-only, or two of its elements share memory.
 std::optional<Problem> problem_with_writing(const View& view);
 
 // The problem with an array that belongs to a parameter: its shape, or its element type. State is stored as `types`
 // say, otherwise in the compute type of the parameter. A gradient has any type that is computed in that type.
-std::optional<Problem> problem_beside(const View& param, const View& view, Operand operand, const StateTypes& types);
+std::optional<Problem> problem_beside(const View& param, const View& view, Operand operand, const StorageTypes& types);
 
 // The fast path: accepts plain arrays of one shape, in C order, aligned, of types that fit
 // each other, and writeable but for the gradient; all NumPy's, or all of a type that has the exchange API of DLPack.

@@ -28,10 +28,21 @@ enum class StateDType : std::uint8_t {
   eight_bits  ///< 8 bits with a scale for each block, rounded stochastically; an average gradient cannot be.
 };
 
+/// Whether a parameter of 16 bits has the rest of a float32 beside it.
+enum class MasterWeights : std::uint8_t {
+  none,  ///< It has not.
+  split  ///< `param_low` has it.
+};
+
 /// How the arrays of a parameter are stored. A tensor has what follows from it: see state_packing() and random_key().
 struct Storage {
-  StateDType state_dtype = StateDType::computed;  ///< That of all state.
-  std::uint64_t seed = 0;                         ///< Of stochastic rounding. At most 2^53 - 1.
+  StateDType state_dtype = StateDType::computed;       ///< That of all state.
+  MasterWeights master_weights = MasterWeights::none;  ///< For parameters of bfloat16.
+  bool stochastic_rounding = false;                    ///< Of parameters of bfloat16.
+  /// Keep the average of the weights, ema = ema_decay * ema + (1 - ema_decay) * w after the step, in `ema`: from 0 to
+  /// 1; infinity for none. w is the result of the step before it is rounded to a format.
+  double ema_decay = std::numeric_limits<double>::infinity();
+  std::uint64_t seed = 0;  ///< Of stochastic rounding. At most 2^53 - 1.
 };
 
 /// RMSprop: v = alpha * v + (1 - alpha) * g^2,  w = w - lr * g / sqrt(v + eps),  and its relatives.

@@ -27,10 +27,12 @@ enum class Packing : std::uint8_t {
   float16,              ///< IEEE-754 half precision, rounded to nearest.
   stochastic_bfloat16,  ///< The upper half of a float32, rounded stochastically.
   unsigned8,            ///< 5 bits of exponent, 3 of mantissa, scaled by block, rounded stochastically; not negative.
-  signed8               ///< A sign, 4 bits of exponent, 3 of mantissa, scaled by block, rounded stochastically.
+  signed8,              ///< A sign, 4 bits of exponent, 3 of mantissa, scaled by block, rounded stochastically.
+  split,                ///< bfloat16, nearest, and the rest of the float32 in an array of its own: of parameters alone.
+  lower_half            ///< That rest, 16 bits with a sign.
 };
 /// How many there are.
-inline constexpr int packing_count = 6;
+inline constexpr int packing_count = 8;
 /// The size of an element of this format that is computed in `dtype`, in bytes.
 inline constexpr std::int64_t item_size(Packing packing, DType dtype) {
   switch (packing) {
@@ -39,6 +41,8 @@ inline constexpr std::int64_t item_size(Packing packing, DType dtype) {
     case Packing::bfloat16:
     case Packing::float16:
     case Packing::stochastic_bfloat16:
+    case Packing::split:
+    case Packing::lower_half:
       return 2;
     case Packing::unsigned8:
     case Packing::signed8:

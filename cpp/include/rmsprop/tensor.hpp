@@ -11,22 +11,33 @@
 
 namespace rmsprop {
 
-/// The arrays of one tensor: those of a formula, and then those that storage formats add. All but the scales have the
-/// same shape; only `grad` is never written.
+/// The arrays of one tensor: those of a formula, and then those that the average of the weights and formats add. All
+/// but the scales have the same shape; only `grad` is never written.
 enum Operand : std::uint8_t {
   param,                 ///< The weights.
   grad,                  ///< Their gradient.
   square_avg,            ///< The average, or Adagrad's sum, of squared gradients.
   grad_avg,              ///< The average gradient of centered RMSprop.
   momentum_buffer,       ///< The buffer of momentum.
+  ema,                   ///< The average of the weights.
+  param_low,             ///< What a parameter of 16 bits lacks, if it is split.
   square_avg_scale,      ///< A byte for each block of a square_avg of 8 bits.
   momentum_buffer_scale  ///< The same for the momentum_buffer.
 };
 /// Their names, in the order of Operand.
-inline constexpr std::array operand_names = {
-    "param", "grad", "square_avg", "grad_avg", "momentum_buffer", "square_avg_scale", "momentum_buffer_scale"};
+inline constexpr std::array operand_names = {"param",
+                                             "grad",
+                                             "square_avg",
+                                             "grad_avg",
+                                             "momentum_buffer",
+                                             "ema",
+                                             "param_low",
+                                             "square_avg_scale",
+                                             "momentum_buffer_scale"};
 /// How many operands a formula may have: the first ones of Operand.
 inline constexpr int operand_count = 5;
+/// How many arrays have an element for each of the parameter: the first ones of Operand.
+inline constexpr int elementwise_count = 7;
 /// How many arrays a tensor may have.
 inline constexpr int array_count = static_cast<int>(operand_names.size());
 
@@ -38,6 +49,7 @@ inline constexpr int scale_of(int operand) {
 
 /// The storage format of an operand that is state.
 inline constexpr Packing state_packing(StateDType state_dtype, int operand) {
+  if (operand == param_low) return Packing::lower_half;
   if (state_dtype == StateDType::bfloat16) return Packing::stochastic_bfloat16;
   if (state_dtype == StateDType::computed) return Packing::none;
   if (operand == square_avg) return Packing::unsigned8;
@@ -55,11 +67,11 @@ unsigned state_of(Rule rule);
 struct Layout {
   /// NumPy's 64, and one that splits a complex number into its two parts.
   static constexpr int max_dims = 65;
-  int ndim = 0;                                                                ///< Dimensions.
-  std::array<std::int64_t, max_dims> shape = {};                               ///< Elements along each.
-  std::array<std::array<std::int64_t, max_dims>, operand_count> strides = {};  ///< In bytes, of any sign.
+  int ndim = 0;                                                                    ///< Dimensions.
+  std::array<std::int64_t, max_dims> shape = {};                                   ///< Elements along each.
+  std::array<std::array<std::int64_t, max_dims>, elementwise_count> strides = {};  ///< In bytes, of any sign.
   /// One aligned run of elements in the order the layout visits them. Found by normalize().
-  std::array<bool, operand_count> dense = {};
+  std::array<bool, elementwise_count> dense = {};
 };
 
 /// The arrays and the update of one parameter. Owns nothing: what it points to must outlive every step it is passed to.
@@ -71,7 +83,7 @@ struct Tensor {
   std::int64_t size = 0;                          ///< Elements.
   DType dtype = DType::float32;                   ///< The compute type.
   /// The storage format of each operand; that of float64 is always `none`.
-  std::array<Packing, operand_count> packing = {};
+  std::array<Packing, elementwise_count> packing = {};
   std::uint64_t random = 0;  ///< For stochastic rounding: see random_key().
 
   /// Whether what is stored depends on the index of an element, so that they must be visited in its order.
@@ -92,7 +104,7 @@ struct Tensor {
   constexpr Packing packing_of(int operand) const { return packing[operand]; }
   /// The size of an element of an operand, in bytes.
   constexpr std::int64_t item_size_of(int operand) const {
-    return operand < operand_count ? item_size(packing[operand], dtype) : 1;
+    return operand < elementwise_count ? item_size(packing[operand], dtype) : 1;
   }
 };
 

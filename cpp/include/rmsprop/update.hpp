@@ -44,6 +44,9 @@ struct CoefficientsOf {
   T sign = 1;                                         ///< -1 to maximize.
   T weight_decay = 0;                                 ///< L2.
   T decoupled_decay = 0;                              ///< lr * weight_decay, decoupled.
+
+  T ema_decay = 0;            ///< Times the old average of the weights.
+  T one_minus_ema_decay = 1;  ///< Times the weights.
 };
 /// As they are made.
 using Coefficients = CoefficientsOf<double>;
@@ -54,6 +57,7 @@ struct Update {
   bool prepares_grad = false;      ///< The gradient is scaled, clipped or negated, or gets the L2 term.
   bool adds_l2 = false;            ///< It gets the L2 term.
   bool decays_param = false;       ///< The parameter is decayed before the rule is applied.
+  bool averages_param = false;     ///< The average of the weights is updated after it.
   Coefficients coefficients = {};  ///< The numbers.
 };
 

@@ -1,5 +1,5 @@
-// The stages before a rule, on the gradient or the parameter: each once, for one element. Internal linkage for the
-// reason given in rules.hpp.
+// The stages before a rule, on the gradient or the parameter, and after it: each once, for one element. Internal
+// linkage for the reason given in rules.hpp.
 #pragma once
 
 #include "rules/scalars.hpp"
@@ -27,6 +27,11 @@ inline T prepared(T g, T w, bool adds_l2, const Scalars<T>& c) {
 template <class T>
 inline T decayed(T w, bool decays, const Scalars<T>& c) {
   return decays ? w - c.decoupled_decay * w : w;
+}
+
+template <class T>
+inline T averaged(T ema, T w, const Scalars<T>& c) {
+  return c.ema_decay * ema + c.one_minus_ema_decay * w;
 }
 
 }  // namespace

@@ -25,6 +25,9 @@ constexpr double largest_count = 9007199254740991.0;  // 2^53 - 1: a double hold
 // In the order of enum StateDType.
 constexpr std::array<const char*, 3> state_dtypes = {nullptr, "bfloat16", "8bit"};
 
+// In the order of enum MasterWeights.
+constexpr std::array<const char*, 2> master_weights = {nullptr, "split"};
+
 // A hyperparameter, and its place in the struct of its rule: null for those that no update depends on.
 template <class Rule>
 struct Field {
@@ -58,14 +61,20 @@ constexpr Field<Rule> field(const char* name, double most = std::numeric_limits<
           [](Rule& rule, double number) { member<path...>(rule) = static_cast<Type>(number); }};
 }
 
+// Settings of older versions lack it.
+template <class Rule>
+constexpr Field<Rule> optional(Field<Rule> field) {
+  field.info.is_optional = true;
+  return field;
+}
+
 // The values of an enumeration, by name. Settings of older versions lack it.
 template <class Rule>
 constexpr Field<Rule> with_choices(Field<Rule> field, std::span<const char* const> choices) {
   field.info.kind = Kind::choice;
   field.info.most = static_cast<double>(choices.size() - 1);
   field.info.choices = choices;
-  field.info.is_optional = true;
-  return field;
+  return optional(field);
 }
 
 // A whole number. Settings of older versions lack it.
@@ -73,8 +82,7 @@ template <class Rule>
 constexpr Field<Rule> as_count(Field<Rule> field) {
   field.info.kind = Kind::count;
   field.info.most = largest_count;
-  field.info.is_optional = true;
-  return field;
+  return optional(field);
 }
 
 // The hyperparameters that all rules have, after a rule's own.
@@ -88,6 +96,9 @@ constexpr auto with_common(const std::array<Field<Rule>, own>& fields) {
       field<Rule, &Rule::prepare, &Preparation::clip_value>("clip_value"),
       Field<Rule>{{"clip_norm", Kind::limit, infinity, infinity}},
       with_choices(field<Rule, &Rule::storage, &Storage::state_dtype>("state_dtype"), state_dtypes),
+      with_choices(field<Rule, &Rule::storage, &Storage::master_weights>("master_weights"), master_weights),
+      optional(field<Rule, &Rule::storage, &Storage::stochastic_rounding>("stochastic_rounding")),
+      optional(field<Rule, &Rule::storage, &Storage::ema_decay>("ema_decay", 1.0)),
       as_count(field<Rule, &Rule::storage, &Storage::seed>("seed")),
   };
   std::array<Field<Rule>, own + std::tuple_size_v<decltype(common)>> all = {};
@@ -112,10 +123,13 @@ struct Row<RMSprop> {
       field<RMSprop, &RMSprop::lr_in_momentum>("lr_in_momentum"),
       field<RMSprop, &RMSprop::bias_correction>("bias_correction"),
   });
-  static constexpr std::array state = {
-      StateInfo{"square_avg", square_avg, true}, StateInfo{"grad_avg", grad_avg, false},
-      StateInfo{"momentum_buffer", momentum_buffer, false}, StateInfo{"square_avg_scale", square_avg_scale, false},
-      StateInfo{"momentum_buffer_scale", momentum_buffer_scale, false}};
+  static constexpr std::array state = {StateInfo{"square_avg", square_avg, true},
+                                       StateInfo{"grad_avg", grad_avg, false},
+                                       StateInfo{"momentum_buffer", momentum_buffer, false},
+                                       StateInfo{"ema", ema, false},
+                                       StateInfo{"param_low", param_low, false},
+                                       StateInfo{"square_avg_scale", square_avg_scale, false},
+                                       StateInfo{"momentum_buffer_scale", momentum_buffer_scale, false}};
   static void check_together(const RMSprop& h) {
     if (h.nesterov && h.momentum == 0.0) {
       throw std::invalid_argument("nesterov: got True with momentum 0, wanted a momentum above 0 to look ahead with");
@@ -137,7 +151,9 @@ struct Row<Adagrad> {
       field<Adagrad, &Adagrad::eps>("eps"),
       field<Adagrad, &Adagrad::eps_in_sqrt>("eps_in_sqrt"),
   });
-  static constexpr std::array state = {StateInfo{"sum", sum, true}, StateInfo{"sum_scale", square_avg_scale, false}};
+  static constexpr std::array state = {StateInfo{"sum", sum, true}, StateInfo{"ema", ema, false},
+                                       StateInfo{"param_low", param_low, false},
+                                       StateInfo{"sum_scale", square_avg_scale, false}};
   static void check_together(const Adagrad& /*h*/) {}
 };
 
@@ -152,6 +168,9 @@ struct Row<Adagrad> {
 void check_range(const HyperparameterInfo& info, double value) {
   if (info.kind == Kind::limit) {
     if (!(value >= 0.0)) reject(info.name, value, "a number >= 0");
+    if (std::isfinite(value) && value > info.most) {
+      reject(info.name, value, "a number from 0 to " + std::to_string(static_cast<int>(info.most)) + " or None");
+    }
   } else if (!(std::isfinite(value) && value >= 0.0)) {
     reject(info.name, value, "a finite number >= 0");
   } else if (info.kind == Kind::count && (value > info.most || value != std::floor(value))) {
@@ -166,6 +185,12 @@ void check_all(const Rule& rule) {
   for (const auto& field : Row<Rule>::fields) {
     if (field.get != nullptr) check_range(field.info, field.get(rule));
   }
+  if (rule.storage.stochastic_rounding && rule.storage.master_weights == MasterWeights::split) {
+    throw std::invalid_argument(
+        "stochastic_rounding: got True with master_weights 'split', wanted one of them: split weights lose nothing "
+        "that "
+        "could be rounded");
+  }
   if (!std::isfinite(rule.prepare.grad_scale)) reject("grad_scale", rule.prepare.grad_scale, "a finite number");
   Row<Rule>::check_together(rule);
 }
@@ -179,11 +204,13 @@ Rule rule_from(std::span<const double> values) {
   return rule;
 }
 
-unsigned with_scales(unsigned state, StateDType state_dtype) {
+unsigned with_storage(unsigned state, const Storage& storage) {
+  if (std::isfinite(storage.ema_decay)) state |= 1u << ema;
+  if (storage.master_weights == MasterWeights::split) state |= 1u << param_low;
   unsigned scales = 0;
   for (int operand = square_avg; operand < operand_count; ++operand) {
     const bool is_needed = (state >> operand & 1u) != 0;
-    if (is_needed && has_scales(state_packing(state_dtype, operand))) scales |= 1u << scale_of(operand);
+    if (is_needed && has_scales(state_packing(storage.state_dtype, operand))) scales |= 1u << scale_of(operand);
   }
   return state | scales;
 }
@@ -212,7 +239,7 @@ constexpr RuleInfo row = {Row<Rule>::name,
                           [](std::span<const double> values) { return rule_from<Rule>(values).storage; },
                           [](std::span<const double> values) {
                             const Rule rule = rule_from<Rule>(values);
-                            return with_scales(state_of(make_update(rule, 1).rule), rule.storage.state_dtype);
+                            return with_storage(state_of(make_update(rule, 1).rule), rule.storage);
                           }};
 
 constexpr std::array table = {row<RMSprop>, row<Adagrad>};

@@ -45,6 +45,13 @@ void set_preparation(Update& update, const Preparation& prepare, double lr) {
   update.prepares_grad = needs_preparation(update);
 }
 
+void set_averaging(Update& update, double ema_decay) {
+  update.averages_param = std::isfinite(ema_decay);
+  if (!update.averages_param) return;
+  update.coefficients.ema_decay = ema_decay;
+  update.coefficients.one_minus_ema_decay = 1.0 - ema_decay;
+}
+
 Rule rule_of(const RMSprop& h) {
   if (h.momentum == 0.0) return h.centered ? Rule::rmsprop_centered : Rule::rmsprop;
   if (h.nesterov) return h.centered ? Rule::rmsprop_centered_nesterov : Rule::rmsprop_nesterov;
@@ -67,6 +74,7 @@ Update make_update(const RMSprop& h, std::int64_t t) {
   c.lr_outside = lr_outside ? h.lr : 1.0;
   set_eps(c, h.eps, h.eps_in_sqrt);
   set_preparation(update, h.prepare, h.lr);
+  set_averaging(update, h.storage.ema_decay);
   return update;
 }
 
@@ -78,6 +86,7 @@ Update make_update(const Adagrad& h, std::int64_t t) {
   c.lr_inside = h.lr / (1.0 + static_cast<double>(t - 1) * h.lr_decay);
   set_eps(c, h.eps, h.eps_in_sqrt);
   set_preparation(update, h.prepare, h.lr);
+  set_averaging(update, h.storage.ema_decay);
   return update;
 }
 

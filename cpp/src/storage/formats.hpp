@@ -15,6 +15,7 @@
 #include "storage/bfloat16.hpp"
 #include "storage/eight_bits.hpp"
 #include "storage/float16.hpp"
+#include "storage/split.hpp"
 
 namespace rmsprop {
 namespace {
@@ -24,6 +25,7 @@ struct Beside {
   std::uint8_t* scales;         // of the blocks, the first of which begins with the first element
   const std::uint32_t* random;  // a hash for each element
   int shift;                    // where in the hashes the 16 bits of this operand are
+  std::int16_t* low;            // what the halves of split elements lack
 };
 
 // From dense, aligned memory into a tile of the compute type, and back. Null if they have the same type.
@@ -80,12 +82,31 @@ void encode_blocks(std::byte* __restrict bytes, const T* __restrict tile, std::i
   }
 }
 
+template <class Codec, class T>
+void decode_halves(T* __restrict tile, const std::byte* __restrict bytes, std::int64_t n, const Beside& beside) {
+  const auto* stored = reinterpret_cast<const Codec::Stored*>(bytes);
+  const std::int16_t* __restrict low = beside.low;
+  for (std::int64_t i = 0; i < n; ++i) tile[i] = Codec::decode(stored[i], low[i]);
+}
+
+template <class Codec, class T>
+void encode_halves(std::byte* __restrict bytes, const T* __restrict tile, std::int64_t n, const Beside& beside) {
+  auto* stored = reinterpret_cast<Codec::Stored*>(bytes);
+  std::int16_t* __restrict low = beside.low;
+  for (std::int64_t i = 0; i < n; ++i) {
+    const auto [upper, lower] = Codec::encode(tile[i]);
+    stored[i] = upper;
+    low[i] = lower;
+  }
+}
+
 // A tensor only has codecs that compute in its own compute type.
 template <class T, Packing packing>
 constexpr Format<T> format_of() {
   if constexpr (std::is_same_v<T, float>) {
     switch (packing) {
       case Packing::none:
+      case Packing::lower_half:
         break;
       case Packing::bfloat16:
         return {decode<BFloat16, T>, encode<BFloat16, T>};
@@ -97,6 +118,8 @@ constexpr Format<T> format_of() {
         return {decode_blocks<Unsigned8, T>, encode_blocks<Unsigned8, T>};
       case Packing::signed8:
         return {decode_blocks<Signed8, T>, encode_blocks<Signed8, T>};
+      case Packing::split:
+        return {decode_halves<Split, T>, encode_halves<Split, T>};
     }
   }
   return {};
@@ -107,7 +130,8 @@ template <class T>
 constexpr std::array<Format<T>, packing_count> formats = {
     format_of<T, Packing::none>(),      format_of<T, Packing::bfloat16>(),
     format_of<T, Packing::float16>(),   format_of<T, Packing::stochastic_bfloat16>(),
-    format_of<T, Packing::unsigned8>(), format_of<T, Packing::signed8>()};
+    format_of<T, Packing::unsigned8>(), format_of<T, Packing::signed8>(),
+    format_of<T, Packing::split>(),     format_of<T, Packing::lower_half>()};
 
 }  // namespace
 }  // namespace rmsprop

@@ -15,8 +15,8 @@ struct RandomBits {
   int shift;
 };
 
-// In the order of enum Operand; a gradient is never written.
-constexpr RandomBits random_bits[operand_count] = {{0, 16}, {0, 0}, {0, 0}, {1, 16}, {1, 0}};
+// In the order of enum Operand; a gradient is never written, and what a split parameter lacks is never rounded.
+constexpr RandomBits random_bits[elementwise_count] = {{0, 16}, {0, 0}, {0, 0}, {1, 16}, {1, 0}, {2, 0}, {2, 16}};
 
 // Every bit of the result depends on every bit of the argument (SplitMix64's finalizer).
 constexpr std::uint64_t mixed(std::uint64_t word) {

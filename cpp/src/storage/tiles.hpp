@@ -13,9 +13,11 @@
 namespace rmsprop {
 namespace {
 
-// Pointers to the same dense run of elements in every operand; null where the tensor has none.
+// Pointers to the same dense run of elements in every operand, and in the average of the weights; null where the tensor
+// has none.
+constexpr int tile_count = ema + 1;
 template <class T>
-using Tile = std::array<T*, operand_count>;
+using Tile = std::array<T*, tile_count>;
 
 // The length of a tile is a multiple of this many elements: whole cache lines. With scales it is one of whole blocks.
 constexpr std::int64_t tile_granularity = 16;
@@ -33,7 +35,7 @@ class Tiles {
     bool gathers_packed = false;
     bool needs_random = false;
     std::int64_t granularity = tile_granularity;
-    for (int operand = 0; operand < operand_count; ++operand) {
+    for (int operand = 0; operand < tile_count; ++operand) {
       if ((operands >> operand & 1u) == 0 || tensor.data[operand] == nullptr) continue;
       const Packing packing = tensor.packing_of(operand);
       const Format<T>& format = formats<T>[static_cast<int>(packing)];
@@ -44,23 +46,32 @@ class Tiles {
       if (is_dense && !is_packed) {
         own_[own_count_++] = {operand, reinterpret_cast<T*>(data)};
       } else {
-        std::uint8_t* scales = nullptr;
+        Moved& moved = moved_[moved_count_++];
+        moved = {operand, buffers++, data, item, &format, is_dense ? nullptr : &runs_of(item)};
+        moved.is_stochastic = is_stochastic(packing);
         if (has_scales(packing)) {
-          scales = reinterpret_cast<std::uint8_t*>(tensor.data[scale_of(operand)]) + begin / block_size;
+          moved.scales = reinterpret_cast<std::uint8_t*>(tensor.data[scale_of(operand)]) + begin / block_size;
           granularity = block_size;
         }
-        moved_[moved_count_++] = {operand, buffers++, data,
-                                  item,    &format,   is_dense ? nullptr : &runs_of(item),
-                                  nullptr, scales,    is_stochastic(packing)};
+        if (packing == Packing::split) {
+          const bool is_dense_too = tensor.layout == nullptr || tensor.layout->dense[param_low];
+          low_ = tensor.data[param_low] + (is_dense_too ? begin * low_size : position_.offset(param_low));
+          low_runs_ = is_dense_too ? nullptr : &runs_of(low_size);
+        }
         gathers_packed = gathers_packed || (is_packed && !is_dense);
-        needs_random = needs_random || is_stochastic(packing);
+        needs_random = needs_random || moved.is_stochastic;
       }
     }
-    const int all_buffers = buffers + (gathers_packed ? 1 : 0) + (needs_random ? 1 : 0);
+    const int all_buffers =
+        buffers + (gathers_packed ? 1 : 0) + (needs_random ? 1 : 0) + (low_runs_ != nullptr ? 1 : 0);
     const std::int64_t fit = static_cast<std::int64_t>(bytes / sizeof(T)) / (all_buffers > 1 ? all_buffers : 1);
     size_ = (fit < longest ? fit : longest) / granularity * granularity;
-    gathered_ = reinterpret_cast<std::byte*>(memory_ + buffers * size_);
-    random_ = reinterpret_cast<std::uint32_t*>(gathered_ + (gathers_packed ? size_ * sizeof(T) : 0));
+    T* next = memory_ + buffers * size_;
+    gathered_ = reinterpret_cast<std::byte*>(next);
+    if (gathers_packed) next += size_;
+    random_ = reinterpret_cast<std::uint32_t*>(next);
+    if (needs_random) next += size_;
+    gathered_low_ = reinterpret_cast<std::byte*>(next);
   }
 
   // Elements of every tile but the last.
@@ -79,7 +90,9 @@ class Tiles {
         moved.next = moved.runs->gather(run, moved.data, position_, moved.operand, n);
         stored = run;
       }
-      if (is_packed) moved.format->decode(tile, stored, n, {moved.scales, nullptr, 0});
+      const bool gathers_low = moved.operand == param && low_runs_ != nullptr;
+      if (gathers_low) low_next_ = low_runs_->gather(gathered_low_, low_, position_, param_low, n);
+      if (is_packed) moved.format->decode(tile, stored, n, beside(moved, 0));
       tile_[moved.operand] = tile;
     }
     return tile_;
@@ -98,7 +111,9 @@ class Tiles {
         if (moved.is_stochastic && hash != bits.hash) {
           fill_random(random_, tensor_.random, hash = bits.hash, element_, n);
         }
-        moved.format->encode(stored, tile, n, {moved.scales, random_, bits.shift});
+        moved.format->encode(stored, tile, n, beside(moved, bits.shift));
+        const bool scatters_low = moved.operand == param && low_runs_ != nullptr;
+        if (scatters_low) low_runs_->scatter(gathered_low_, low_, position_, param_low, n);
         run = stored;
       }
       if (moved.runs != nullptr) moved.runs->scatter(run, moved.data, position_, moved.operand, n);
@@ -114,10 +129,13 @@ class Tiles {
       if (moved.scales != nullptr) moved.scales += n / block_size;
     }
     element_ += n;
+    if (low_ != nullptr) low_ = low_runs_ == nullptr ? low_ + n * low_size : low_next_;
     if (tensor_.layout != nullptr) position_.advance(n);
   }
 
  private:
+  static constexpr std::int64_t low_size = sizeof(std::int16_t);
+
   // Longer tiles gain nothing.
   static constexpr std::int64_t longest = 512;
 
@@ -132,25 +150,35 @@ class Tiles {
     std::byte* data;  // the next element
     std::int64_t item;
     const Format<T>* format;
-    const Runs* runs;      // null if it is dense
-    std::byte* next;       // the next value of `data` if it is strided
-    std::uint8_t* scales;  // of the next elements; null if its format has none
-    bool is_stochastic;
+    const Runs* runs;                // null if it is dense
+    std::byte* next = nullptr;       // the next value of `data` if it is strided
+    std::uint8_t* scales = nullptr;  // of the next elements; null if its format has none
+    bool is_stochastic = false;
   };
+
+  Beside beside(const Moved& moved, int shift) const {
+    std::byte* const low = low_runs_ == nullptr ? low_ : gathered_low_;
+    return {moved.scales, random_, shift, reinterpret_cast<std::int16_t*>(low)};
+  }
 
   T* buffer(const Moved& moved) { return memory_ + moved.buffer * size_; }
 
   const Tensor& tensor_;
   Position position_;
   Tile<T> tile_ = {};
-  Own own_[operand_count];
+  Own own_[tile_count];
   int own_count_ = 0;
-  Moved moved_[operand_count];
+  Moved moved_[tile_count];
   int moved_count_ = 0;
   std::int64_t size_;
   std::int64_t element_;   // the index of the next one
   std::byte* gathered_;    // a buffer for packed elements that were strided
   std::uint32_t* random_;  // a buffer for hashes
+  // What a split parameter lacks: the next element, as for an operand, and a buffer for what was strided.
+  std::byte* low_ = nullptr;
+  const Runs* low_runs_ = nullptr;
+  std::byte* low_next_ = nullptr;
+  std::byte* gathered_low_;
   alignas(64) T memory_[bytes / sizeof(T)];
 };
 

@@ -71,5 +71,7 @@ def allocate_missing_state(
                     if np.iscomplexobj(array):  # real and imaginary parts are separate elements
                         value = complex(value, value)
                     array.fill(value)
+                    if name == "ema":
+                        array[...] = param
                     column[index] = array
         first += len(group["params"])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import numpy as np
@@ -82,6 +83,50 @@ class Optimizer(StepOptions):
             # A hyperparameter was changed to one that needs more state.
             more = self._columns_with_missing_state().for_engine
             take(self.param_groups, grads, self._columns.for_engine, grad_scale, more)
+
+    @contextmanager
+    def ema_weights(self) -> Iterator[None]:
+        """Let the parameters hold the average of the weights, in place, and give them their own values back afterwards.
+
+        For evaluation: `with optimizer.ema_weights(): evaluate()`. Parameters of groups without `ema_decay` stay as
+        they are. Values are copied, so it takes as much memory as the parameters. Steps and other calls that change the
+        optimizer are refused inside.
+
+        Raises:
+            ValueError: no group has `ema_decay`, or an array cannot be used any more.
+            RuntimeError: the optimizer is in the middle of another call.
+
+        Examples:
+            >>> import numpy as np, rmsprop
+            >>> w = np.zeros(1)
+            >>> opt = rmsprop.RMSprop(w, lr=0.1, eps=0.0, alpha=0.0, ema_decay=0.5)
+            >>> opt.step(np.ones(1))
+            >>> with opt.ema_weights():
+            ...     print(w)
+            [-0.05]
+            >>> w
+            array([-0.1])
+        """
+        with self._stepper.hold("ema_weights"):
+            self._check(self.param_groups, self._columns)
+            averages = self._columns.arrays[self._columns.names.index("ema")]
+            params = [param for group in self.param_groups for param in group["params"]]
+            decays = [group["ema_decay"] for group in self.param_groups for _ in group["params"]]
+            pairs = [
+                (param, ema)
+                for param, ema, decay in zip(params, averages, decays, strict=True)
+                if decay is not None and ema is not None
+            ]
+            if not pairs:
+                raise ValueError("ema_weights: no group has an ema_decay, so there is no average of the weights")
+            own = [np.array(param) for param, _ in pairs]
+            try:
+                for param, ema in pairs:
+                    param[...] = ema
+                yield
+            finally:
+                for (param, _), values in zip(pairs, own, strict=True):
+                    param[...] = values
 
     # ---- State and groups --------------------------------------------------------------------------------------------
 

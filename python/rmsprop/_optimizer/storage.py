@@ -1,7 +1,8 @@
 """How state is stored: dtypes and shapes, values of new state, and conversion from one format to another.
 
 A format is what `Stepper.state_formats` calls it: "computed" is the dtype that steps are computed in, "bfloat16" is
-that of ml_dtypes, "unsigned8" and "signed8" are codes in uint8, and "scales" are those of their blocks.
+that of ml_dtypes, "unsigned8" and "signed8" are codes in uint8, "scales" are those of their blocks, and "lower_half" is
+what a parameter of bfloat16 lacks.
 """
 
 from collections.abc import Mapping
@@ -44,6 +45,8 @@ def dtype_of(form: str, param: Array) -> np.dtype[Any]:
     """Return the dtype of a parameter's state in a format."""
     if form == "bfloat16":
         return bfloat16()
+    if form == "lower_half":
+        return np.dtype(np.int16)
     if form != "computed":
         return np.dtype(np.uint8)
     return np.dtype(np.float32) if param.dtype.itemsize == 2 else param.dtype

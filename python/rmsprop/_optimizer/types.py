@@ -35,5 +35,6 @@ Grads = Grad | Named | Items["Grads"]
 Group = Mapping[str, Any]
 LearningRate = float | Callable[[int], float]
 Nonfinite = Literal["propagate", "skip", "raise"]
+MasterWeights = Literal["split"] | None
 StateDType = Literal["bfloat16", "8bit"] | None
 Progress = Callable[[int, int], None]

@@ -46,7 +46,7 @@ FACTS = {
 }
 """The facts in a header besides the arrays, and their types."""
 
-NAMED = frozenset({"state_dtype"})
+NAMED = frozenset({"state_dtype", "master_weights"})
 """Hyperparameters whose values are names."""
 
 NAME = re.compile(r"state\.(0|[1-9][0-9]{0,17})\.(\w+)")

@@ -154,7 +154,7 @@ def _group_for_torch(group: Mapping[str, Any], state: Mapping[int, Any], label: 
 
 def _in_full(entry: Mapping[str, Any]) -> dict[str, Any]:
     """Return the state of one parameter without formats that PyTorch's optimizers do not have."""
-    names = [name for name in entry if not name.endswith(storage.SCALE)]
+    names = [name for name in entry if not name.endswith(storage.SCALE) and name not in {"ema", "param_low"}]
     return {name: entry[name] if name == "step" else storage.in_full(entry, name) for name in names}
 
 

@@ -136,6 +136,8 @@ def _format_of(array: Any, name: str) -> str:
     """Return how state is stored that the hyperparameters do not need at the moment."""
     if name.endswith(storage.SCALE):
         return "scales"
+    if name == "param_low":
+        return "lower_half"
     dtype = getattr(array, "dtype", None)
     if dtype == np.uint8:
         return "signed8" if name == "momentum_buffer" else "unsigned8"

@@ -38,21 +38,22 @@ PIECE = 1 << 22  # bytes that are read or written at a time
 DTYPES: dict[bytes, np.dtype[Any]] = {
     b"F64": np.dtype("float64"),
     b"F32": np.dtype("float32"),
+    b"I16": np.dtype("int16"),
     b"U8": np.dtype("uint8"),
 }
 """The types in the file, and NumPy's, besides bfloat16, which NumPy has from another package."""
 
-CODES = {"d": "F64", "D": "F64", "f": "F32", "F": "F32", "E": "BF16", "B": "U8"}
+CODES = {"d": "F64", "D": "F64", "f": "F32", "F": "F32", "E": "BF16", "h": "I16", "B": "U8"}
 """The file's names for NumPy's types, by their letters; complex ones are pairs."""
 
-IN_ORDER = ("F64", "F32", "BF16", "U8")
+IN_ORDER = ("F64", "F32", "BF16", "I16", "U8")
 """The same, the largest elements first."""
 
 CHECKSUM_BYTES = hashlib.sha256().digest_size
 
 START = b'{"__metadata__":{"' + FORMAT.encode() + b'":"'
 ENTRY = re.compile(
-    rb',"([^"\\]*)":\{"dtype":"(F32|F64|BF16|U8)","shape":\[([0-9,]{0,2000})\],"data_offsets":\[([0-9]{1,20}),([0-9]{1,20})\]\}'
+    rb',"([^"\\]*)":\{"dtype":"(F32|F64|BF16|I16|U8)","shape":\[([0-9,]{0,2000})\],"data_offsets":\[([0-9]{1,20}),([0-9]{1,20})\]\}'
 )
 END = re.compile(
     rb',"checksum":\{"dtype":"U8","shape":\[%d\],"data_offsets":\[([0-9]{1,20}),([0-9]{1,20})\]\}\} *' % CHECKSUM_BYTES
@@ -89,7 +90,7 @@ def write(file: BinaryIO, text: str, arrays: Mapping[str, Array], progress: Prog
     Args:
         file: new, empty.
         text: printable ASCII.
-        arrays: of float32, float64, complex64, complex128, bfloat16 or uint8 in the machine's byte order, in any
+        arrays: of float32, float64, complex64, complex128, bfloat16, int16 or uint8 in the machine's byte order, in any
             layout. Their names need no escape in JSON.
         progress: called now and then with the number of bytes written and the number in all.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar, overload
 
 import torch
@@ -206,7 +207,9 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
             for name, form in formats.items():
                 if name in made:
                     continue  # the scales of what has just been cast
-                if name not in entry:
+                if name not in entry and name == "ema":
+                    made[name] = state.copy_of(param, self.rule.arrays.index(name), form)
+                elif name not in entry:
                     initial = group["initial_accumulator_value"]
                     value = initial_value(form, name, self.rule.accumulator, initial)
                     made[name] = state.full_like(param, value, self.rule.arrays.index(name), form)
@@ -226,6 +229,48 @@ class Optimizer(StepOptions, torch.optim.Optimizer):
         """Return the state of all parameters with a gradient. Called by the stepper in the middle of a step."""
         entries: Entries = self._entries(pair for pair in self._pairs() if pair[0].grad is not None)
         return entries
+
+    @contextmanager
+    def ema_weights(self) -> Iterator[None]:
+        """Let the parameters hold the average of the weights, in place, and give them their own values back afterwards.
+
+        For evaluation: `with optimizer.ema_weights(): evaluate()`. Parameters without an average, as those of groups
+        without `ema_decay`, stay as they are. Values are copied, so it takes as much memory as the parameters. Steps
+        and other calls that change the optimizer are refused inside.
+
+        Raises:
+            ValueError: no parameter has an average.
+            RuntimeError: the optimizer is in the middle of another call.
+
+        Examples:
+            >>> import torch
+            >>> from rmsprop.torch import RMSprop
+            >>> layer = torch.nn.Linear(2, 1)
+            >>> opt = RMSprop(layer.parameters(), ema_decay=0.9)
+            >>> layer(torch.ones(1, 2)).sum().backward()
+            >>> opt.step()
+            >>> with torch.no_grad(), opt.ema_weights():
+            ...     output = layer(torch.ones(1, 2))
+        """
+        with self._stepper.hold("ema_weights"):
+            pairs = [
+                (param, self.state[param]["ema"])
+                for param, group in self._pairs()
+                if group.get("ema_decay") is not None and "ema" in self.state.get(param, {})
+            ]
+            if not pairs:
+                raise ValueError("ema_weights: no parameter has an average of its weights: give a group an ema_decay")
+            with torch.no_grad():
+                own = [param.detach().clone() for param, _ in pairs]
+            try:
+                with torch.no_grad():
+                    for param, ema in pairs:
+                        param.copy_(ema)
+                yield
+            finally:
+                with torch.no_grad():
+                    for (param, _), values in zip(pairs, own, strict=True):
+                        param.copy_(values)
 
     def share_memory(self) -> None:
         """Put the state into shared memory, for processes that step the same shared parameters (A3C, Hogwild).

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from rmsprop._core import rules
-from rmsprop._optimizer.types import Nonfinite, StateDType
+from rmsprop._optimizer.types import MasterWeights, Nonfinite, StateDType
 from rmsprop.torch.base import Optimizer, ParamsT
 
 
@@ -46,6 +46,12 @@ class RMSprop(Optimizer):
         state_dtype: how state is stored: None for the type of computation, "bfloat16" for half of float32's bytes, or
             "8bit" for a quarter (not with `centered`). Both are rounded stochastically, without which an average would
             no longer forget; see the page "Fewer bits". Parameters of float32, bfloat16 or float16 only.
+        master_weights: "split" makes each parameter of bfloat16 the upper half of a float32, whose rest is in the state
+            `param_low`: a run has the bits of one with float32 parameters, in 4 bytes. None for no such state.
+        stochastic_rounding: round parameters of bfloat16 stochastically, so that small steps count in the mean, and not
+            to nearest. Without effect on parameters of 32 and 64 bits.
+        ema_decay: from 0 to 1: keep the average of the weights, `ema = ema_decay * ema + (1 - ema_decay) * param` after
+            each step, in the state `ema`; see `ema_weights`. None for no average.
         seed: of stochastic rounding, an int from 0 to 2**53 - 1.
 
     Raises:
@@ -95,6 +101,9 @@ class RMSprop(Optimizer):
         nonfinite: Nonfinite = "propagate",
         num_threads: int | None = None,
         state_dtype: StateDType = None,
+        master_weights: MasterWeights = None,
+        stochastic_rounding: bool = False,
+        ema_decay: float | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(params, locals())
@@ -130,6 +139,12 @@ class Adagrad(Optimizer):
         num_threads: maximum number of threads; None for `rmsprop.get_num_threads()`. The result does not depend on it.
         state_dtype: how the sum is stored: None for the type of computation, "bfloat16" for half of float32's bytes, or
             "8bit" for a quarter, rounded stochastically; see `RMSprop`.
+        master_weights: "split" makes each parameter of bfloat16 the upper half of a float32, whose rest is in the state
+            `param_low`: a run has the bits of one with float32 parameters, in 4 bytes. None for no such state.
+        stochastic_rounding: round parameters of bfloat16 stochastically, so that small steps count in the mean, and not
+            to nearest. Without effect on parameters of 32 and 64 bits.
+        ema_decay: from 0 to 1: keep the average of the weights, `ema = ema_decay * ema + (1 - ema_decay) * param` after
+            each step, in the state `ema`; see `ema_weights`. None for no average.
         seed: of stochastic rounding, an int from 0 to 2**53 - 1.
 
     Raises:
@@ -173,6 +188,9 @@ class Adagrad(Optimizer):
         nonfinite: Nonfinite = "propagate",
         num_threads: int | None = None,
         state_dtype: StateDType = None,
+        master_weights: MasterWeights = None,
+        stochastic_rounding: bool = False,
+        ema_decay: float | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(params, locals())

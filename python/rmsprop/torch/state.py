@@ -59,6 +59,8 @@ def unpacked(param: Tensor, entry: Mapping[Any, Any], names: tuple[str, ...], fo
 def check_kind(value: Tensor, param: Tensor, name: str) -> None:
     """Raise an error if a loaded tensor cannot be state of `param`."""
     is_number = value.is_complex() or value.is_floating_point() or value.dtype == torch.uint8
+    if name == "param_low":
+        is_number = value.dtype == torch.int16
     if value.is_complex() != param.is_complex() or not is_number:
         raise TypeError(f"state_dict: {name!r} of {value.dtype} does not match its parameter's {param.dtype}")
     if value.shape != param.shape:
@@ -114,6 +116,8 @@ def state_dtype(param: Tensor, form: str) -> torch.dtype:
     """Return the dtype of a parameter's state in a format of `rmsprop._optimizer.storage`."""
     if form == "bfloat16":
         return torch.bfloat16
+    if form == "lower_half":
+        return torch.int16
     if form != "computed":
         return torch.uint8
     return torch.float32 if param.dtype in PACKED else param.dtype
@@ -121,7 +125,7 @@ def state_dtype(param: Tensor, form: str) -> torch.dtype:
 
 def needs_cast(value: Any, param: Tensor, form: str) -> bool:
     """Return whether this is state of a parameter that was cast after it was made, or is to be stored otherwise now."""
-    if not isinstance(value, Tensor) or form == "scales":
+    if not isinstance(value, Tensor) or form in ("scales", "lower_half"):
         return False
     is_number = value.is_complex() or value.is_floating_point() or value.dtype == torch.uint8
     return bool(
@@ -174,6 +178,8 @@ def copies_for(
 
 def _form_of(value: Tensor, name: str) -> str:
     """Return how state is stored that the hyperparameters do not need at the moment."""
+    if value.dtype == torch.int16:
+        return "lower_half"
     if value.dtype != torch.uint8:
         return "computed"
     return "signed8" if name == "momentum_buffer" else "unsigned8"
@@ -200,6 +206,13 @@ def full_like(param: Tensor, value: float, place: int, form: str) -> Tensor:
             state = _empty_like(param, place, form)
         _fill(state, value)
     return state
+
+
+@torch.inference_mode(False)
+def copy_of(param: Tensor, place: int, form: str) -> Tensor:
+    """Return new state that begins with the values of a parameter."""
+    with torch.no_grad(), torch._C.DisableTorchFunction():
+        return _empty_like(param, place, form).copy_(param.detach().as_subclass(Tensor))
 
 
 def _empty_like(param: Tensor, place: int, form: str) -> Tensor:
@@ -231,7 +244,9 @@ def _fill(dense: Tensor, value: float) -> None:
     if not (dense.device.type == "cpu" and begin <= dense.data_ptr() and dense.data_ptr() + dense.nbytes <= end):
         raise RuntimeError(f"state: a mode of PyTorch made {dense.device.type} memory that is not the tensor's")
     memory = (ctypes.c_byte * dense.nbytes).from_address(dense.data_ptr())
-    if dense.dtype == torch.bfloat16:
+    if dense.dtype == torch.int16:
+        np.frombuffer(memory, np.int16).fill(int(value))
+    elif dense.dtype == torch.bfloat16:
         np.frombuffer(memory, np.uint16).fill(encode_bfloat16(np.array([value], np.float32))[0])
     elif dense.dtype == torch.uint8:
         np.frombuffer(memory, np.uint8).fill(int(value))
