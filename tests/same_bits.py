@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from ml_dtypes import bfloat16
 
 from rmsprop import reference
 
@@ -26,7 +27,12 @@ TITLE = """\
 
 SHAPE = (7, 19)  # odd, prime, and longer than a few vectors
 STEPS = 2
-OPERANDS = ("param", "grad", "square_avg", "grad_avg", "momentum_buffer")
+OPERANDS = (
+    "param", "grad", "square_avg", "grad_avg", "momentum_buffer",
+    "ema", "param_low", "square_avg_scale", "momentum_buffer_scale",
+)  # fmt: skip
+FEWER_BITS = {"state_dtype", "master_weights", "stochastic_rounding", "ema_decay"}
+BLOCK = 256
 KINDS = ("fresh", "ordinary", "subnormal", "extreme", "special")
 
 # ---- Numbers ---------------------------------------------------------------------------------------------------------
@@ -40,12 +46,17 @@ class Format:
     mantissa_bits: int
     words: type[np.unsignedinteger]
     computed: type[np.floating]
+    is_number: bool = True
 
 
 FLOAT32 = Format(8, 23, np.uint32, np.float32)
 FLOAT64 = Format(11, 52, np.uint64, np.float64)
 BFLOAT16 = Format(8, 7, np.uint16, np.float32)
 FLOAT16 = Format(5, 10, np.uint16, np.float32)
+
+# Words that are no numbers by themselves: any bits will do, and all of them count.
+CODES = Format(0, 8, np.uint8, np.float32, is_number=False)
+HALVES = Format(0, 16, np.uint16, np.float32, is_number=False)
 
 # By the dtype of a line: the formats of the parameter, of the gradient and of the state.
 DTYPES = {
@@ -57,7 +68,9 @@ DTYPES = {
 
 
 def decoded(words, form):
-    """Return the numbers of which these are the bits, in the type that is computed in."""
+    """Return the numbers of which these are the bits, in the type that is computed in, or words that are no numbers."""
+    if not form.is_number:
+        return words
     if form == BFLOAT16:
         return (words.astype(np.uint32) << np.uint32(16)).view(np.float32)
     if form == FLOAT16:
@@ -68,6 +81,8 @@ def decoded(words, form):
 
 def encoded(numbers, form):
     """Return the bits of numbers, rounded to the nearest that the format has, a tie to the even one."""
+    if not form.is_number:
+        return numbers
     if form == BFLOAT16:
         bits = numbers.view(np.uint32)
         below, kept = bits & np.uint32(0xFFFF), bits >> np.uint32(16)
@@ -79,7 +94,15 @@ def encoded(numbers, form):
     return numbers.view(form.words)
 
 
-def format_of(dtype, operand):
+def format_of(dtype, operand, options=()):
+    """Return how an operand of a line is stored; `options` are those of the line."""
+    state_dtype = dict(options).get("state_dtype")
+    if operand == "param_low":
+        return HALVES
+    if operand.endswith("_scale") or (state_dtype == "8bit" and operand in ("square_avg", "momentum_buffer")):
+        return CODES
+    if state_dtype == "bfloat16" and operand not in ("param", "grad"):
+        return BFLOAT16
     return DTYPES[dtype][min(OPERANDS.index(operand), 2)]
 
 
@@ -114,6 +137,8 @@ def inputs(form, kind, operand, step, size):
     if kind == "fresh" and number >= 2:
         return np.zeros(size, form.words)
     words = random_words(KINDS.index(kind) * 64 + number * 8 + step, size)
+    if not form.is_number:
+        return (words >> np.uint64(64 - form.mantissa_bits)).astype(form.words)
     mantissa = words & np.uint64((1 << form.mantissa_bits) - 1)
     pick = (words >> np.uint64(52)) & np.uint64(0x7FF)
     bias = (1 << (form.exponent_bits - 1)) - 1
@@ -135,7 +160,9 @@ def inputs(form, kind, operand, step, size):
 
 def hashed(words, form, place):
     """Return a hash of the bits of numbers, each with its index; every NaN counts as the same one."""
-    words = np.where(np.isnan(decoded(words, form)), form.words(canonical_nan(form)), words).astype(np.uint64)
+    if form.is_number:
+        words = np.where(np.isnan(decoded(words, form)), form.words(canonical_nan(form)), words)
+    words = words.astype(np.uint64)
     places = mixed((np.uint64(place + 1) << np.uint64(32)) + np.arange(words.size, dtype=np.uint64))
     return int(mixed(words ^ places).sum(dtype=np.uint64))
 
@@ -167,20 +194,35 @@ class Case:
             return hashed(encoded(np.array([total]), FLOAT64), FLOAT64, 0)
         arrays = self.stepped(kind)
         return sum(
-            hashed(words, format_of(self.dtype, operand), OPERANDS.index(operand)) for operand, words in arrays.items()
+            hashed(words, self.format_of(operand), OPERANDS.index(operand)) for operand, words in arrays.items()
         ) % (1 << 64)
+
+    def format_of(self, operand):
+        return format_of(self.dtype, operand, self.options.items())
 
     def stepped(self, kind):
         """Return the bits of the operands after the steps."""
         size = SHAPE[0] * SHAPE[1]
-        arrays = {name: inputs(format_of(self.dtype, name), kind, name, 0, size) for name in self.operands()}
+        sizes = {name: -(-size // BLOCK) if name.endswith("_scale") else size for name in self.operands()}
+        arrays = {name: inputs(self.format_of(name), kind, name, 0, sizes[name]) for name in self.operands()}
         for step in range(STEPS):
-            arrays["grad"] = inputs(format_of(self.dtype, "grad"), kind, "grad", step, size)
-            numbers = {name: decoded(words, format_of(self.dtype, name)) for name, words in arrays.items()}
+            arrays["grad"] = inputs(self.format_of("grad"), kind, "grad", step, size)
+            if self.options.keys() & FEWER_BITS:
+                self.step_as_stored(arrays, step)
+                continue
+            numbers = {name: decoded(words, self.format_of(name)) for name, words in arrays.items()}
             self.step(numbers, step)
-            arrays["param"] = encoded(numbers["param"], format_of(self.dtype, "param"))
-            arrays |= {name: encoded(numbers[name], format_of(self.dtype, name)) for name in self.operands()[2:]}
+            arrays |= {name: encoded(numbers[name], self.format_of(name)) for name in arrays if name != "grad"}
         return arrays
+
+    def step_as_stored(self, words, step):
+        """Take a step on arrays that the reference decodes and encodes itself."""
+        stored = {}
+        for name, array in words.items():
+            form = self.format_of(name)
+            dtype = {BFLOAT16: bfloat16, FLOAT16: np.float16, HALVES: np.int16, CODES: np.uint8}
+            stored[name] = array.view(dtype.get(form, form.computed))
+        self.step(stored, step)
 
     def operands(self):
         names = ["param", "grad", "square_avg"]
@@ -188,17 +230,30 @@ class Case:
             names.append("grad_avg")
         if self.options.get("momentum"):
             names.append("momentum_buffer")
+        if "ema_decay" in self.options:
+            names.append("ema")
+        if "master_weights" in self.options:
+            names.append("param_low")
+        if self.options.get("state_dtype") == "8bit":
+            names += [f"{name}_scale" for name in names if name in ("square_avg", "momentum_buffer")]
         return names
 
     def step(self, arrays, step):
         options = {"lr": 0.01, **self.options}
+        options.pop("state_dtype", None)
+        options.pop("master_weights", None)
         t, clip_norm = options.pop("t", 1), options.pop("clip_norm", None)
         if clip_norm is not None:
             with np.errstate(all="ignore"):
                 total = reference.sum_of_squares([arrays["grad"]], options.get("grad_scale", 1.0))
             options["clip_scale"] = reference.clip_scale(total, clip_norm)
         param, grad, accumulator, *_ = arrays.values()
-        extra = {name: arrays[name] for name in ("grad_avg", "momentum_buffer") if name in arrays}
+        accumulator_name = "sum" if self.rule == "adagrad" else "square_avg"
+        extra = {
+            name.replace("square_avg", accumulator_name): array
+            for name, array in arrays.items()
+            if name not in ("param", "grad", "square_avg")
+        }
         rule = reference.adagrad_ if self.rule == "adagrad" else reference.rmsprop_
         rule(param, grad, accumulator, step=t + step, **options, **extra)
 
@@ -266,6 +321,24 @@ def cases_of_rules():
             yield rule, {**chosen, "alpha": 1.0}
 
 
+def cases_of_fewer_bits():
+    """Yield every line that is about storage in fewer bits: a dtype, a rule, and options."""
+    for state_dtype in ("bfloat16", "8bit"):
+        for rule, chosen in rules():
+            if state_dtype == "8bit" and chosen.get("centered"):
+                continue
+            yield "float32", rule, {**chosen, "state_dtype": state_dtype, "seed": 7}
+        for more in ({"t": LATE}, {"ema_decay": 0.97}, {**SEVERAL, "ema_decay": 0.97}):
+            yield "float32", "rmsprop", {"momentum": 0.9, "state_dtype": state_dtype, **more}
+        yield "float16", "rmsprop", {"momentum": 0.9, "state_dtype": state_dtype}
+    for weights in ({}, {"stochastic_rounding": True, "seed": (1 << 53) - 1}, {"master_weights": "split"}):
+        for more in ({}, {"state_dtype": "8bit"}, {"state_dtype": "bfloat16", "ema_decay": 0.97}):
+            if weights or more:
+                yield "bfloat16", "rmsprop", {"momentum": 0.9, **weights, **more}
+    for dtype in DTYPES:
+        yield dtype, "adagrad", {"ema_decay": 0.97}
+
+
 def cases():
     """Yield every line of the table."""
     for dtype in DTYPES:
@@ -280,6 +353,8 @@ def cases():
                 yield Case(dtype, "sum_of_squares", {"n": n, "grad_scale": grad_scale})
     # More blocks than the engine sums in one round.
     yield Case("float32", "sum_of_squares", {"n": 1024 * 4096 + 5, "grad_scale": 1.0})
+    for dtype, rule, options in cases_of_fewer_bits():
+        yield Case(dtype, rule, options)
 
 
 def lines():

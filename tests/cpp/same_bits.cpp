@@ -36,6 +36,7 @@ using Word = std::uint64_t;
 struct Format {
   int exponent_bits;
   int mantissa_bits;
+  bool is_number = true;  // otherwise any bits will do, and all of them count
 
   std::int64_t bytes() const { return (1 + exponent_bits + mantissa_bits) / 8; }
   Word infinity() const { return ((Word{1} << exponent_bits) - 1) << mantissa_bits; }
@@ -47,6 +48,8 @@ constexpr Format float32 = {8, 23};
 constexpr Format float64 = {11, 52};
 constexpr Format bfloat16 = {8, 7};
 constexpr Format float16 = {5, 10};
+constexpr Format codes = {0, 8, false};
+constexpr Format halves = {0, 16, false};
 
 // What a line calls a dtype: the formats of the parameter, of the gradient and of the state.
 struct DType {
@@ -55,7 +58,16 @@ struct DType {
   rmsprop::DType computed;
   rmsprop::Packing packing;
 
-  const Format& format(int operand) const { return formats[std::min(operand, 2)]; }
+  const Format& format(int operand, const rmsprop::Storage& storage) const {
+    if (operand == rmsprop::param_low) return halves;
+    if (operand > rmsprop::param_low) return codes;
+    if (operand > rmsprop::grad) {
+      const rmsprop::Packing stored = rmsprop::state_packing(storage.state_dtype, operand);
+      if (rmsprop::has_scales(stored)) return codes;
+      if (stored == rmsprop::Packing::stochastic_bfloat16) return bfloat16;
+    }
+    return formats[std::min(operand, 2)];
+  }
 };
 
 constexpr DType dtypes[] = {
@@ -100,6 +112,10 @@ std::vector<Word> inputs(const Format& format, int kind, int operand, int step, 
   const Word lowest = (Word{1} << (format.exponent_bits - 1)) - 1 - 8;  // the exponent of 2^-8
   for (std::size_t i = 0; i < numbers.size(); ++i) {
     const Word random = mixed((stream << 32) + i + 1);
+    if (!format.is_number) {
+      numbers[i] = random >> (64 - format.mantissa_bits);
+      continue;
+    }
     const Word pick = random >> 52 & 0x7FF;
     Word exponent = lowest + pick % 10;
     if (kind == subnormal) exponent = pick % 4;
@@ -115,7 +131,7 @@ std::vector<Word> inputs(const Format& format, int kind, int operand, int step, 
 }
 
 Word hashed(Word number, const Format& format, int place, std::int64_t index) {
-  const bool is_nan = (number & ~format.sign_bit()) > format.infinity();
+  const bool is_nan = format.is_number && (number & ~format.sign_bit()) > format.infinity();
   const Word where = mixed((static_cast<Word>(place + 1) << 32) + static_cast<Word>(index));
   return mixed((is_nan ? format.canonical_nan() : number) ^ where);
 }
@@ -124,6 +140,8 @@ Word hashed(Word number, const Format& format, int place, std::int64_t index) {
 template <class Use>
 void with_word_of(const Format& format, Use use) {
   switch (format.bytes()) {
+    case 1:
+      return use(std::uint8_t{});
     case 2:
       return use(std::uint16_t{});
     case 4:
@@ -187,20 +205,20 @@ constexpr Arrangement arrangements[] = {
 // One operand in memory of its own, arranged somehow.
 class Array {
  public:
-  Array(const Format& format, int operand, const Arrangement& arrangement)
-      : format_(format), placement_(arrangement.placement(format.bytes(), operand)) {
+  Array(const Format& format, int operand, const Arrangement& arrangement, std::int64_t size)
+      : format_(format), placement_(arrangement.placement(format.bytes(), operand)), size_(size) {
     memory_.resize(static_cast<std::size_t>(6 * (element_count + 16) * format.bytes()));
   }
 
   void fill(const std::vector<Word>& numbers) {
-    for (std::int64_t i = 0; i < element_count; ++i) {
+    for (std::int64_t i = 0; i < size_; ++i) {
       write(memory_.data() + address(i), numbers[static_cast<std::size_t>(i)], format_);
     }
   }
 
   Word hash(int operand) const {
     Word sum = 0;
-    for (std::int64_t i = 0; i < element_count; ++i) {
+    for (std::int64_t i = 0; i < size_; ++i) {
       sum += hashed(read(memory_.data() + address(i), format_), format_, operand, i);
     }
     return sum;
@@ -216,6 +234,7 @@ class Array {
 
   Format format_;
   Placement placement_;
+  std::int64_t size_;
   std::vector<std::byte> memory_;
 };
 
@@ -250,6 +269,15 @@ void set_in_either(Line& line, Set set) {
 
 double number(const std::string& text) { return std::strtod(text.c_str(), nullptr); }
 
+rmsprop::StateDType state_dtype(const std::string& name) {
+  return name == "8bit" ? rmsprop::StateDType::eight_bits : rmsprop::StateDType::bfloat16;
+}
+
+template <class Set>
+void set_storage(Line& line, Set set) {
+  set_in_either(line, [&](auto& h) { set(h.storage); });
+}
+
 const std::map<std::string, Setter>& setters() {
   static const std::map<std::string, Setter> setters = {
       {"lr", [](Line& l, const std::string& v) { set_in_either(l, [&](auto& h) { h.lr = number(v); }); }},
@@ -275,6 +303,19 @@ const std::map<std::string, Setter>& setters() {
       {"decoupled_weight_decay",
        [](Line& l, const std::string& v) {
          set_in_either(l, [&](auto& h) { h.prepare.decoupled_weight_decay = truth(v); });
+       }},
+      {"state_dtype",
+       [](Line& l, const std::string& v) { set_storage(l, [&](auto& s) { s.state_dtype = state_dtype(v); }); }},
+      {"master_weights",
+       [](Line& l, const std::string&) {
+         set_storage(l, [&](auto& s) { s.master_weights = rmsprop::MasterWeights::split; });
+       }},
+      {"stochastic_rounding",
+       [](Line& l, const std::string& v) { set_storage(l, [&](auto& s) { s.stochastic_rounding = truth(v); }); }},
+      {"ema_decay", [](Line& l, const std::string& v) { set_storage(l, [&](auto& s) { s.ema_decay = number(v); }); }},
+      {"seed",
+       [](Line& l, const std::string& v) {
+         set_storage(l, [&](auto& s) { s.seed = static_cast<std::uint64_t>(std::stoull(v)); });
        }},
       {"clip_norm", [](Line& l, const std::string& v) { l.clip_norm = number(v); }},
       {"t", [](Line& l, const std::string& v) { l.t = std::stoll(v); }},
@@ -325,13 +366,25 @@ rmsprop::Update update_of(const Line& line, std::int64_t t) {
   return std::visit([&](const auto& h) { return rmsprop::make_update(h, t); }, line.hyperparameters);
 }
 
+const rmsprop::Storage& storage_of(const Line& line) {
+  return std::visit([](const auto& h) -> const rmsprop::Storage& { return h.storage; }, line.hyperparameters);
+}
+
+// How a parameter is stored.
+rmsprop::Packing param_packing(const Line& line) {
+  const rmsprop::Storage& storage = storage_of(line);
+  if (storage.master_weights == rmsprop::MasterWeights::split) return rmsprop::Packing::split;
+  return storage.stochastic_rounding ? rmsprop::Packing::stochastic_bfloat16 : line.dtype.packing;
+}
+
 // The arrays of one line with inputs of one kind.
 class Problem {
  public:
   Problem(const Line& line, int kind, const Arrangement& arrangement)
       : line_(line), kind_(kind), update_(update_of(line, line.t)) {
-    for (int operand = 0; operand < rmsprop::operand_count; ++operand) {
-      arrays_.emplace_back(line.dtype.format(operand), operand, arrangement);
+    for (int operand = 0; operand < rmsprop::array_count; ++operand) {
+      const bool is_scale = operand >= rmsprop::elementwise_count;
+      arrays_.emplace_back(format_of(operand), operand, is_scale ? arrangements[0] : arrangement, size_of(operand));
       if (!is_needed(operand)) continue;
       fill(operand, 0);
       tensor_.data[operand] = arrays_[operand].data();
@@ -339,7 +392,12 @@ class Problem {
     tensor_.update = &update_;
     tensor_.size = element_count;
     tensor_.dtype = line.dtype.computed;
-    tensor_.packing = {line.dtype.packing, line.dtype.packing};
+    tensor_.packing = {param_packing(line), line.dtype.packing};
+    for (int operand = rmsprop::square_avg; operand < rmsprop::elementwise_count; ++operand) {
+      if (is_needed(operand)) {
+        tensor_.packing[operand] = rmsprop::state_packing(storage_of(line).state_dtype, operand);
+      }
+    }
     tensor_.layout = laid_out(layout_, rmsprop::normalize) ? nullptr : &layout_;
   }
 
@@ -347,6 +405,7 @@ class Problem {
   void prepare_step(int step, int threads) {
     fill(rmsprop::grad, step);
     update_ = update_of(line_, line_.t + step);
+    tensor_.random = rmsprop::random_key(storage_of(line_).seed, line_.t + step, 0);
     if (line_.clip_norm == 0.0) return;
     rmsprop::Layout in_order;
     rmsprop::Tensor gradient = tensor_;
@@ -359,7 +418,7 @@ class Problem {
 
   Word hash() const {
     Word sum = 0;
-    for (int operand = 0; operand < rmsprop::operand_count; ++operand) {
+    for (int operand = 0; operand < rmsprop::array_count; ++operand) {
       if (is_needed(operand)) sum += arrays_[operand].hash(operand);
     }
     return sum;
@@ -367,18 +426,29 @@ class Problem {
 
  private:
   bool is_needed(int operand) const {
-    return operand <= rmsprop::grad || (rmsprop::state_of(update_.rule) >> operand & 1u) != 0;
+    if (operand <= rmsprop::grad) return true;
+    if (operand == rmsprop::ema) return update_.averages_param;
+    if (operand == rmsprop::param_low) return storage_of(line_).master_weights == rmsprop::MasterWeights::split;
+    for (const rmsprop::Operand state : {rmsprop::square_avg, rmsprop::momentum_buffer}) {
+      if (operand == rmsprop::scale_of(state)) return is_needed(state) && !format_of(state).is_number;
+    }
+    return (rmsprop::state_of(update_.rule) >> operand & 1u) != 0;
+  }
+
+  const Format& format_of(int operand) const { return line_.dtype.format(operand, storage_of(line_)); }
+  static std::int64_t size_of(int operand) {
+    return operand < rmsprop::elementwise_count ? element_count : rmsprop::blocks_of(element_count);
   }
 
   void fill(int operand, int step) {
-    arrays_[operand].fill(inputs(line_.dtype.format(operand), kind_, operand, step, element_count));
+    arrays_[operand].fill(inputs(format_of(operand), kind_, operand, step, size_of(operand)));
   }
 
   bool laid_out(rmsprop::Layout& layout, bool (*normalize)(rmsprop::Layout&, const rmsprop::Tensor&)) const {
     layout.ndim = 2;
     for (int d = 0; d < layout.ndim; ++d) {
       layout.shape[d] = shape[d];
-      for (int operand = 0; operand < rmsprop::operand_count; ++operand) {
+      for (int operand = 0; operand < rmsprop::elementwise_count; ++operand) {
         layout.strides[operand][d] = arrays_[operand].stride(d);
       }
     }
@@ -450,7 +520,7 @@ void compare_steps(const std::vector<Line>& lines, const Arrangement& arrangemen
 void compare_sums(const std::vector<Line>& lines, Comparison& comparison) {
   for (const Line& line : lines) {
     if (line.sum_of_squares == 0) continue;
-    const Format& format = line.dtype.format(rmsprop::grad);
+    const Format& format = line.dtype.format(rmsprop::grad, {});
     const rmsprop::Update update = update_of(line, 1);
     for (int kind = 0; kind < kind_count; ++kind) {
       std::vector<std::byte> memory(static_cast<std::size_t>(line.sum_of_squares * format.bytes()));
