@@ -266,6 +266,7 @@ void Group::read(const Rule& rule, Naming naming, const py::object& dict, const 
   const Storage storage = rule.info().storage(values_);
   storage_types_ = {storage.state_dtype, storage.master_weights == MasterWeights::split, storage.stochastic_rounding,
                     std::isfinite(storage.ema_decay)};
+  stores_as_computed_ = storage_types_.is_ordinary();
   seed_ = storage.seed;
   differs_between_steps_ = rule.info().depends_on_step(values_);
   t_ = 0;

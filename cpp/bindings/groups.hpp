@@ -78,6 +78,7 @@ class Group {
 
   // How state is stored, and the random bits of a parameter's step.
   const StorageTypes& storage_types() const { return storage_types_; }
+  bool stores_as_computed() const { return stores_as_computed_; }
   std::uint64_t random(std::int64_t t, std::int64_t parameter) const { return random_key(seed_, t, parameter); }
 
   // As bits by operand.
@@ -112,6 +113,7 @@ class Group {
   double clip_norm_ = std::numeric_limits<double>::infinity();
   unsigned state_needed_ = 0;
   StorageTypes storage_types_;
+  bool stores_as_computed_ = true;
   std::uint64_t seed_ = 0;
   bool differs_between_steps_ = false;
   Update update_ = {};  // made for step `t_`

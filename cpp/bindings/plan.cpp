@@ -2,8 +2,9 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
-#include <cstring>
+#include <cstdint>
 #include <utility>
 
 #include "arrays/lazy.hpp"
@@ -11,14 +12,16 @@
 namespace rmsprop::bindings {
 namespace {
 
-// The pointers are compared one by one: == of their arrays calls a C library function, which is slower.
+// Without branches for each pointer; == of their arrays calls a C library function, which is slower.
 bool is_same_written(const Tensor& a, const Tensor& b) {
   bool same = a.size == b.size && a.dtype == b.dtype && a.layout == b.layout;
-  same = same && std::memcmp(a.packing.data(), b.packing.data(), sizeof a.packing) == 0;
+  same = same && std::bit_cast<std::uint64_t>(a.packing) == std::bit_cast<std::uint64_t>(b.packing);
+  std::uintptr_t difference = 0;
   for (const Operand operand : operands) {
-    same = same && (operand == grad || a.data[operand] == b.data[operand]);
+    const auto ours = reinterpret_cast<std::uintptr_t>(a.data[operand]);
+    if (operand != grad) difference |= ours ^ reinterpret_cast<std::uintptr_t>(b.data[operand]);
   }
-  return same;
+  return same && difference == 0;
 }
 
 // Whether two layouts visit the same memory.
@@ -51,7 +54,7 @@ bool Plan::put(std::size_t i, const Tensor& tensor) {
 
 // The fast path.
 bool Plan::describe_ordinary(std::size_t i, const Group& group, Tensor& tensor) const {
-  return group.storage_types().is_ordinary() && bindings::describe_ordinary(gathered_.objects()[i], tensor);
+  return group.stores_as_computed() && bindings::describe_ordinary(gathered_.objects()[i], tensor);
 }
 
 std::optional<Refused> Plan::look_at_all(const Source& source, std::vector<Group>& groups, bool everything) {
@@ -76,7 +79,7 @@ std::optional<Refused> Plan::look_at_all(const Source& source, std::vector<Group
       if (!is_ordinary) {
         if (auto refused = describe_any(i, groups[g], tensor)) return refused;
       }
-      if (tensor.is_stochastic()) {
+      if (!is_ordinary && tensor.is_stochastic()) {
         const auto& [index, next_step] = gathered_.param(i);
         tensor.random = groups[g].random(next_step, source.first_number() + static_cast<std::int64_t>(index));
       }

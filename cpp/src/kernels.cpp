@@ -108,9 +108,8 @@ void step_tiles(const Tensor& tensor, std::int64_t begin, std::int64_t end) {
 
 // Whether every operand is used as a tile itself, without a buffer.
 bool is_plain(const Tensor& tensor) {
-  bool plain = tensor.layout == nullptr;
-  for (const Packing packing : tensor.packing) plain = plain && packing == Packing::none;
-  return plain;
+  static_assert(static_cast<int>(Packing::none) == 0, "all are none where all bits are 0");
+  return tensor.layout == nullptr && bits_as<std::uint64_t>(tensor.packing) == 0;
 }
 
 template <class T, std::size_t... operands>

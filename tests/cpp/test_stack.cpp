@@ -66,7 +66,7 @@ std::size_t stack_needed(Body body) {
 template <class T>
 class StridedOperands {
  public:
-  StridedOperands(const Case& c, std::array<rmsprop::Packing, rmsprop::elementwise_count> packings)
+  StridedOperands(const Case& c, decltype(rmsprop::Tensor::packing) packings)
       : update_(make_update(c.hyperparameters, 1)) {
     tensor_.update = &update_;
     tensor_.size = size;
@@ -102,7 +102,7 @@ class StridedOperands {
 };
 
 template <class T>
-void check_stack(std::array<rmsprop::Packing, rmsprop::elementwise_count> packings) {
+void check_stack(decltype(rmsprop::Tensor::packing) packings) {
   // A thread of 16 KiB, the least there can be, has 12 KiB left after what the C library keeps there.
   constexpr std::size_t most = 10 << 10;
   Case c = every_rule().back();

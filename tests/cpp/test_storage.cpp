@@ -21,7 +21,7 @@
 
 namespace {
 
-using Packings = std::array<rmsprop::Packing, rmsprop::elementwise_count>;
+using Packings = decltype(rmsprop::Tensor::packing);
 
 constexpr std::array all_packings = {rmsprop::Packing::none, rmsprop::Packing::bfloat16, rmsprop::Packing::float16};
 

@@ -83,7 +83,8 @@ struct Tensor {
   std::int64_t size = 0;                          ///< Elements.
   DType dtype = DType::float32;                   ///< The compute type.
   /// The storage format of each operand; that of float64 is always `none`.
-  std::array<Packing, elementwise_count> packing = {};
+  /// One more than there are, so that they can be compared all at once.
+  std::array<Packing, elementwise_count + 1> packing = {};
   std::uint64_t random = 0;  ///< For stochastic rounding: see random_key().
 
   /// Whether what is stored depends on the index of an element, so that they must be visited in its order.
