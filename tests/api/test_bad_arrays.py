@@ -27,7 +27,7 @@ def unlike_an_array(make, name):
 
 
 def of_dtype(dtype):
-    wanted = "wanted float32, float64, complex64 or complex128 in native byte order"
+    wanted = "wanted float32, float64, complex64, complex128, bfloat16 or float16 in native byte order"
     return BadArray(lambda good: np.zeros(good.shape, dtype), TypeError, f"got dtype {np.dtype(dtype)}, {wanted}")
 
 
@@ -57,14 +57,13 @@ UNUSABLE = {
     "big-endian or little-endian complex": of_dtype(np.dtype(np.complex128).newbyteorder()),
     "int32": of_dtype(np.int32),
     "int64": of_dtype(np.int64),
-    "uint8": of_dtype(np.uint8),
+    "uint16": of_dtype(np.uint16),
     "bool": of_dtype(np.bool_),
     "object": of_dtype(object),
     "structured": of_dtype([("value", np.float32)]),
     "subarray of bytes": of_dtype("V4"),
     "str": of_dtype("U1"),
     "datetime": of_dtype("M8[s]"),
-    "float16": of_dtype(np.float16),
     "longdouble": of_dtype(np.longdouble),
     "clongdouble": of_dtype(np.clongdouble),
 }
