@@ -34,13 +34,13 @@ struct Block {
   }
 
   static std::uint8_t scale_for(const float* tile, std::int64_t n) {
-    std::uint32_t largest = 0;
+    std::int32_t largest = 0;  // with a sign, which every instruction set compares
     for (std::int64_t i = 0; i < n; ++i) {
       const std::uint32_t magnitude = bits_as<std::uint32_t>(tile[i]) & magnitude_bits;
-      const std::uint32_t finite = magnitude < infinity_bits ? magnitude : 0;
-      largest = largest < finite ? finite : largest;
+      const auto finite = static_cast<std::int32_t>(magnitude < infinity_bits ? magnitude : 0);
+      largest = finite > largest ? finite : largest;
     }
-    const std::uint32_t exponent = largest >> 23;
+    const std::uint32_t exponent = static_cast<std::uint32_t>(largest) >> 23;
     return static_cast<std::uint8_t>(exponent < least_scale ? least_scale : exponent);
   }
 
