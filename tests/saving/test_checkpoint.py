@@ -945,3 +945,27 @@ def test_open_files_are_closed_again(path):
             small().load(path.with_name("bad"))
     assert len(os.listdir("/proc/self/fd")) == before
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > before
+
+
+def test_a_file_of_format_1_is_read_and_goes_on_with_the_same_bits():
+    """It was written before state could have fewer bits, by the steps that are taken here."""
+
+    def stepped(params, count):
+        optimizer = rmsprop.RMSprop(params, lr=0.1, momentum=0.9, centered=True)
+        for _ in range(count):
+            optimizer.step({name: np.full_like(param, 0.5) for name, param in params.items()})
+        return optimizer
+
+    params = {"weight": np.arange(6, dtype=np.float32).reshape(2, 3), "bias": np.ones(3)}
+    expected = stepped(params, 3)
+    twins = {name: param.copy() for name, param in params.items()}
+    optimizer = rmsprop.RMSprop(twins, lr=1.0, momentum=0.5, centered=True)
+    optimizer.load(Path(__file__).with_name("version_1.safetensors"))
+    assert optimizer.param_groups[0]["lr"] == 0.1
+    assert optimizer.param_groups[0]["state_dtype"] is None
+    for each in (expected, optimizer):
+        each.step({name: np.full_like(param, -0.25) for name, param in params.items()})
+    for name, param in params.items():
+        assert_same_bits(twins[name], param)
+        for key, value in expected.state[name].items():
+            assert_same_bits(np.asarray(optimizer.state[name][key]), np.asarray(value))
