@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from rmsprop import RMSprop
 from rmsprop._optimizer.storage import in_full
-from rmsprop._stored import BLOCK, decode_bfloat16, encode_bfloat16
+from rmsprop.reference import BLOCK, decode_bfloat16, encode_bfloat16
 
 PICTURE = Path(__file__).parent / "fewer-bits.png"
 ALPHAS = (0.9, 0.99, 0.999)

@@ -445,8 +445,8 @@ RAW_CALLS = {
     "state that is no tuple": "columns=([0], 5, steps)",
     "no kinds of state": "columns=([0], (), steps)",
     "too few kinds of state": "columns=([0], state[:1], steps)",
-    "kinds of state that are no lists": "columns=([0], (state[0], 5, 5), steps)",
-    "too little state": "columns=([0], ([], [], []), steps)",
+    "kinds of state that are no lists": "columns=([0], (state[0], *[5] * 6), steps)",
+    "too little state": "columns=([0], ([],) * 7, steps)",
     "step counts in a list": "columns=([0], state, [0])",
     "step counts of another dtype": "columns=([0], state, np.zeros(1))",
     "big-endian step counts": "columns=([0], state, steps.astype('>i8'))",
@@ -460,7 +460,7 @@ RAW = """
     from rmsprop._core import Naming, Stepper
 
     def call(method, **changes):
-        state, steps = ([big()], [big()], [big()]), np.zeros(1, np.int64)
+        state, steps = (*([big()] for _ in range(3)), *([None] for _ in range(4))), np.zeros(1, np.int64)
         arguments = dict(groups=[group], columns=([0], state, steps))
         if method == "step":
             arguments |= dict(grads=[big()], grad_scale=1.0, more=None)
@@ -470,7 +470,7 @@ RAW = """
     call("step")  # what is right is accepted
     call("check")
     before = group["params"][0].copy()
-    state, steps = ([big()], [big()], [big()]), np.zeros(1, np.int64)
+    state, steps = (*([big()] for _ in range(3)), *([None] for _ in range(4))), np.zeros(1, np.int64)
     changes = dict(%s)
     for method in ("step", "check") if "again" not in changes else ("step",):
         try:

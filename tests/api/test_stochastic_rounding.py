@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fewer_bits import BLOCK, Stored
-from rmsprop import _stored
+from rmsprop import reference
 from rmsprop._optimizer.storage import in_full
 
 N = 1 << 18
@@ -15,8 +15,8 @@ OPERANDS = ("param", "square_avg", "grad_avg", "momentum_buffer")
 
 
 def random_bits(operand="square_avg", first=0, size=N, **changes):
-    key = _stored.random_key(*(KEY | changes).values())
-    return _stored.random_bits(key, operand, np.arange(first, first + size, dtype=np.uint64))
+    key = reference.random_key(*(KEY | changes).values())
+    return reference.random_bits(key, operand, np.arange(first, first + size, dtype=np.uint64))
 
 
 def assert_uncorrelated(a, b):
@@ -75,9 +75,9 @@ def test_random_bits_go_on_beyond_32_bits_of_index():
 
 def rounded(numbers, form, random):
     if form == "bfloat16":
-        return _stored.decode_bfloat16(_stored.encode_bfloat16(numbers, random))
-    codes, scales = _stored.encode_8bit(numbers, random, form == "signed8")
-    return _stored.decode_8bit(codes, scales, form == "signed8")
+        return reference.decode_bfloat16(reference.encode_bfloat16(numbers, random))
+    codes, scales = reference.encode_8bit(numbers, random, form == "signed8")
+    return reference.decode_8bit(codes, scales, form == "signed8")
 
 
 FORMS = {"bfloat16": "square_avg", "unsigned8": "square_avg", "signed8": "momentum_buffer"}
@@ -197,5 +197,5 @@ def test_an_average_rounded_to_nearest_does_not_forget():
     average = np.ones(1, np.float32)
     for _ in range(10_000):
         average = average * np.float32(0.999) + np.float32(0.001) * np.float32(0.01)
-        average = _stored.decode_bfloat16(_stored.encode_bfloat16(average))
+        average = reference.decode_bfloat16(reference.encode_bfloat16(average))
     assert np.sqrt(0.01 / average[0]) < 0.2

@@ -11,7 +11,7 @@ from ml_dtypes import bfloat16
 import rmsprop
 from bits import assert_same_bits
 from fewer_bits import STATE_DTYPES, gradients
-from rmsprop import _stored, functional, reference
+from rmsprop import functional, reference
 
 SIZES = [0, 1, 31, 255, 256, 257, 1000]
 WEIGHTS = {"nearest": {}, "stochastic": {"stochastic_rounding": True}, "split": {"master_weights": "split"}}
@@ -146,7 +146,7 @@ def test_stochastically_rounded_weights_move_by_steps_that_nearest_loses():
 
 
 def joined(param, low):
-    return _stored.decode_split(param.reshape(-1).view(np.uint16), low.reshape(-1))
+    return reference.decode_split(param.reshape(-1).view(np.uint16), low.reshape(-1))
 
 
 @pytest.mark.parametrize("optimizer_class", [rmsprop.RMSprop, rmsprop.Adagrad])
@@ -173,9 +173,9 @@ def test_halves_give_back_every_number():
     )
     numbers = words.astype(np.uint32).view(np.float32)
     numbers = numbers[~np.isnan(numbers)]
-    assert_same_bits(_stored.decode_split(*_stored.encode_split(numbers)), numbers)
-    upper, lower = _stored.encode_split(np.array([np.nan, -np.nan], np.float32))
-    assert np.isnan(_stored.decode_bfloat16(upper)).all()
+    assert_same_bits(reference.decode_split(*reference.encode_split(numbers)), numbers)
+    upper, lower = reference.encode_split(np.array([np.nan, -np.nan], np.float32))
+    assert np.isnan(reference.decode_bfloat16(upper)).all()
     assert not lower.any()
 
 

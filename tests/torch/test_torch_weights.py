@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch", minversion="2.10")
 
 import rmsprop  # noqa: E402
 from bits import assert_same_bits  # noqa: E402
-from rmsprop import _stored  # noqa: E402
+from rmsprop import reference  # noqa: E402
 from rmsprop.torch import Adagrad, RMSprop, step_in_backward  # noqa: E402
 
 OURS = [RMSprop, Adagrad]
@@ -17,7 +17,7 @@ OURS = [RMSprop, Adagrad]
 
 def joined(param, low):
     words = param.detach().view(torch.int16).numpy().view(np.uint16)
-    return _stored.decode_split(words.reshape(-1), low.numpy().reshape(-1))
+    return reference.decode_split(words.reshape(-1), low.numpy().reshape(-1))
 
 
 @pytest.mark.parametrize("ours", OURS)

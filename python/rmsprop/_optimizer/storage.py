@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rmsprop._stored import BLOCK, Words, decode_8bit, decode_bfloat16, encode_8bit, encode_bfloat16, is_bfloat16
+from rmsprop.reference import BLOCK, Words, decode_8bit, decode_bfloat16, encode_8bit, encode_bfloat16, is_bfloat16
 
 Array = NDArray[Any]
 

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rmsprop._optimizer.storage import bfloat16
-from rmsprop._stored import is_bfloat16
+from rmsprop.reference import is_bfloat16
 
 Array = NDArray[Any]
 Progress = Callable[[int, int], None]

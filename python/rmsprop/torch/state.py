@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rmsprop._optimizer.allocation import CACHE_LINE, DISTANCES, LEAST_BYTES, PAGE
 from rmsprop._optimizer.storage import CODES, SCALE, blocks_of, encoded_8bit, in_full
-from rmsprop._stored import encode_bfloat16
+from rmsprop.reference import encode_bfloat16
 
 Formats = Mapping[str, str]
 """How each state is stored that a group needs: see `rmsprop._optimizer.storage`."""
