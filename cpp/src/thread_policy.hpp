@@ -53,7 +53,7 @@ class ThreadPolicy {
   Nanoseconds pause_ = 0;  // its length
   Nanoseconds pause_ends_ = 0;
   double alone_ = 0.0;  // what the last region would have taken the calling thread
-  int limit_ = 0;  // of threads, in a pause; 0: none
+  int limit_ = 0;       // of threads, in a pause; 0: none
 };
 
 }  // namespace rmsprop

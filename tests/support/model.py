@@ -7,7 +7,7 @@ import numpy as np
 from rmsprop import _core, reference
 
 RULES = {name: getattr(reference, f"{name}_") for name in _core.rules}
-NOT_OF_A_STEP = {"lr", "clip_norm", "initial_accumulator_value"}
+NOT_OF_A_STEP = {"lr", "clip_norm", "initial_accumulator_value", "state_dtype", "master_weights"}
 """Hyperparameters that are not passed to the reference as they are."""
 
 
@@ -94,6 +94,7 @@ class Model:
         state = self.state[key]
         clip_norm = hyperparameters["clip_norm"]
         plain = {name: number(value) for name, value in hyperparameters.items() if name not in NOT_OF_A_STEP}
+        plain["seed"] = int(hyperparameters.get("seed", 0))
         if clip_norm is not None:
             plain["clip_scale"] = reference.clip_scale(sum_of_squares, float(clip_norm))
         state["step"] += 1
