@@ -118,9 +118,7 @@ bool is_number(const ElementType& type) {
   return type.packing != Packing::unsigned8 && type.packing != Packing::lower_half;
 }
 
-bool is_accepted(const std::optional<ElementType>& type, Operand operand) {
-  return type && (operand > grad || is_number(*type));
-}
+bool is_accepted(const ElementType& type, Operand operand) { return operand > grad || is_number(type); }
 
 std::optional<Problem> look_at_foreign(PyObject* object, View& view, Operand operand) {
   ForeignArray array;
@@ -128,7 +126,7 @@ std::optional<Problem> look_at_foreign(PyObject* object, View& view, Operand ope
     return unusable("a dense array in the memory of the CPU");
   }
   const auto type = element_type_of(array.tensor.dtype);
-  if (!is_accepted(type, operand)) return type_problem(std::string("got {found}, wanted ") + accepted_types);
+  if (!type || !is_accepted(*type, operand)) return type_problem(std::string("got {found}, wanted ") + accepted_types);
   view = View(array, *type);
   if (view.data() == nullptr && view.size() > 0) return unusable("an array with memory of its own");
   if (view.ndim() >= Layout::max_dims) return unusable("at most 64 dimensions");
@@ -248,7 +246,7 @@ std::optional<Problem> look(PyObject* object, View& view, Operand operand) {
   }
   auto* array = py::detail::array_proxy(object);
   const auto type = element_type_of(array->descr);
-  if (!is_accepted(type, operand)) {
+  if (!type || !is_accepted(*type, operand)) {
     return type_problem(std::string("got dtype {dtype}, wanted ") + accepted_types + " in native byte order");
   }
   view = View(array, *type);

@@ -24,11 +24,12 @@ struct HyperparameterInfo {
     count,   ///< A whole number from 0 to `most`.
     choice   ///< The place of one of `choices`.
   };
-  const char* name;                           ///< PyTorch's name, where PyTorch has it.
-  Kind kind;                                  ///< What its values are.
-  double default_value;                       ///< That of the textbook form.
-  double most;                                ///< The largest valid value.
-  std::span<const char* const> choices = {};  ///< Names, the first of which is null and stands for none.
+  const char* name;      ///< PyTorch's name, where PyTorch has it.
+  Kind kind;             ///< What its values are.
+  double default_value;  ///< That of the textbook form.
+  double most;           ///< The largest valid value.
+  /// Names, the first of which is null and stands for none.
+  std::span<const char* const> choices = {};  // NOLINT(readability-redundant-member-init): most rows leave it out
   bool is_optional = false;                   ///< Settings of older versions lack it; then it has its default.
 };
 
