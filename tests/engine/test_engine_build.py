@@ -184,5 +184,7 @@ def test_engine_keeps_its_promises_without_python(engine, tmp_path, openmp):
     log = configure(engine, "-DRMSPROP_BUILD_TESTS=ON", f"-DRMSPROP_OPENMP={openmp}")
     assert ("built without OpenMP" in log) == (openmp == "OFF")
     run("cmake", "--build", engine)
-    report = run("ctest", "--test-dir", engine, "--output-on-failure")
+    # What takes a minute and has nothing to do with threads is run once.
+    left_out = ["-E", r"more than 2\^31"] if openmp == "OFF" else []
+    report = run("ctest", "--test-dir", engine, "--output-on-failure", *left_out)
     assert "100% tests passed" in report
